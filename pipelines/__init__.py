@@ -1,0 +1,155 @@
+"""Pipelines: one file a stage, run by DVC on a composed file or by hand with Hydra overrides.
+
+python -m pipelines.train -cd build -cn lora                       as DVC does
+python -m pipelines.train level=finetune method=lora method.r=16   by hand; -m for a grid, --help, --cfg job
+Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 interrupted, 143 SIGTERM, 1 a bug.
+"""
+
+import errno
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT / "src") in sys.path:
+    sys.path.remove(str(ROOT / "src"))
+sys.path.insert(0, str(ROOT / "src"))  # a copy that DVC queues runs its own code, not the installed workspace's
+
+CONF = ROOT / "conf"
+ENVIRONMENT = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM)
+INTERRUPTED, TERMINATED = 75, 143  # EX_TEMPFAIL of sysexits.h: try again; 128 + SIGTERM
+
+
+def stage(function: Callable[[dict], float | None]) -> Callable[[], None]:
+    """Return the command line of a stage: it checks what was typed, composes, and calls function with a plain dict.
+
+    The process ends with the exit code of the fault and one line for each; HYDRA_FULL_ERROR=1 adds the traceback.
+    """
+    name = Path(function.__code__.co_filename).stem
+
+    @functools.wraps(function)
+    def main() -> None:
+        _guarded(lambda wanted: _hydra(function, name, wanted))
+
+    return main
+
+
+def plain_stage(function: Callable[[], None]) -> Callable[[], None]:
+    """Return the command line of a stage without config, with the same exit codes."""
+
+    @functools.wraps(function)
+    def main() -> None:
+        _guarded(lambda _: _no_words(function))
+
+    return main
+
+
+def _guarded(run: Callable[[bool], None]) -> None:
+    """Run, and end the process with the code of what went wrong; a traceback only for those who asked for one."""
+    wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        run(wanted)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # Lightning 2.6 ends a terminated fit with SIGTERMException, a SystemExit of code None (success)
+        sys.exit(TERMINATED if type(end).__name__ == "SIGTERMException" else end.code)
+    except Exception as error:
+        sys.exit(_told(error, wanted))
+
+
+def _terminated(signum: int, frame) -> None:
+    raise SystemExit(TERMINATED)
+
+
+def _no_words(function: Callable[[], None]) -> None:
+    if sys.argv[1:]:
+        from stepladder.errors import ConfigError
+
+        raise ConfigError(f"{' '.join(sys.argv[1:])}: this stage takes no words; edit params.yaml or conf/")
+    function()
+
+
+def _hydra(function: Callable, name: str, wanted: bool) -> None:
+    """Check the command line, then let Hydra compose and run, in this process or in those of its launcher."""
+    from hydra._internal.utils import get_args_parser
+
+    words = get_args_parser().parse_args()
+    composed = _checked(words, name)
+    settings = {"hydra.job.name": name}
+    if composed:
+        settings |= {"hydra.output_subdir": "null", "hydra.run.dir": f"logs/{name}/{words.config_name}"}
+    given = {word.split("=")[0] for word in words.overrides}
+    sys.argv += [f"{key}={value}" for key, value in settings.items() if key not in given]
+    import hydra
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # faults come here as they are, and _told says them
+    task = functools.partial(_job, function=function, many=words.multirun, wanted=wanted)
+    task = functools.update_wrapper(task, function)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+
+
+def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | None:
+    """Run one job; a fault ends a single run at once, while a grid goes on and fails in the end."""
+    from stepladder import compose
+
+    try:
+        return function(compose.plain(config))
+    except Exception as error:
+        code = _told(error, wanted)
+        if not many:
+            raise SystemExit(code) from None
+        error.told = code
+        raise
+
+
+def _checked(words, name: str) -> bool:
+    """Return whether the config is a composed file; raise ConfigError with all faults of what was typed."""
+    from stepladder import strict, typed
+    from stepladder.errors import ConfigError
+
+    if words.config_path or words.experimental_rerun or bool(words.config_dir) != bool(words.config_name):
+        raise ConfigError("config comes from conf/, or with -cd build -cn <candidate> from a composed file")
+    if not words.config_name:
+        if not (words.help or words.hydra_help or words.info or words.shell_completion):
+            typed.check(words.overrides, stage=name, many=words.multirun, conf=CONF)
+        return False
+    strict.composed_file(Path(words.config_dir) / f"{words.config_name}.yaml")
+    typed.check_composed(words.overrides, words.config_name, many=words.multirun)
+    return True
+
+
+def _told(error: Exception, wanted: bool) -> int:
+    """Print a fault, one line for each of its lines, and return its exit code."""
+    if hasattr(error, "told"):
+        return error.told
+    if wanted:
+        traceback.print_exception(error)
+    code, text = _code(error), str(error) or type(error).__name__
+    if code == 1:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        text = f"{type(error).__name__} at {where}: {text}. This is a bug; HYDRA_FULL_ERROR=1 shows where it comes from"
+    lines = text.splitlines() if code == 2 else [" ".join(text.split())]
+    for line in lines:
+        print(f"error[{code}] {line}", file=sys.stderr)
+    return code
+
+
+def _code(error: Exception) -> int:
+    """Return the exit code of a fault, also of those that Hydra and the machine raise."""
+    if isinstance(getattr(error, "code", None), int) and type(error).__module__ == "stepladder.errors":
+        return error.code
+    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+        return 2
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE):
+        return 5
+    return 1

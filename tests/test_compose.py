@@ -1,0 +1,173 @@
+"""compose: rows become complete files that DVC and Hydra read alike; fingerprints follow the code behind a name."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from ruamel.yaml import YAML
+
+from stepladder import compose, dialects, fingerprints, leftovers, typed
+from stepladder.errors import ConfigError
+
+SALT = st.text(st.sampled_from("ab '\"\\\n\r\t{}[]:,=#$\u2028\x85\x1cäé0"), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return dialects.read(compose.CONF.parent / "params.yaml")
+
+
+def test_files_are_read_alike_by_dvc_and_omegaconf_and_have_the_same_bytes_each_time(tmp_path, params):
+    first = {path.name: path.read_bytes() for path in compose.write(tmp_path / "a", params)}
+    second = {path.name: path.read_bytes() for path in compose.write(tmp_path / "b", params)}
+    assert first == second
+    for path in (tmp_path / "a").rglob("*.yaml"):
+        theirs = YAML(typ="safe").load(path.read_text())
+        assert theirs == OmegaConf.to_container(OmegaConf.load(path))
+    names = sorted(path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*.yaml"))
+    data = ["compare/compare.yaml", "data/plain_english.yaml", "data/reviews.yaml"]
+    assert names == sorted([f"{name}.yaml" for name in params["candidates"]] + data)
+
+
+def test_every_composed_file_has_the_same_top_level_keys(params):
+    keys = [list(compose.candidate(name, params)) for name in params["candidates"]]
+    assert all(each == keys[0] for each in keys)
+    assert {"candidate", "seed", "corpus", "overrides", "options", "code", *compose.GROUPS} == set(keys[0])
+
+
+def test_a_value_in_set_reaches_its_section_and_no_other_row(params):
+    assert compose.candidate("lora", params)["method"]["r"] == 16
+    assert compose.candidate("lora_smollm2", params)["method"]["r"] == 8
+    assert compose.candidate("lora_smollm2", params)["data"]["max_rows"] == 2000
+    assert compose.candidate("full", params)["data"]["max_rows"] is None
+
+
+def test_the_common_set_goes_to_rows_that_have_the_key_and_to_the_scored_data_set(params):
+    table = params | {"set": {"trainer": {"max_epochs": 1}, "data": {"options": {"min_score": 1.0}}}}
+    assert compose.candidate("full", table)["trainer"]["max_epochs"] == 1
+    assert "max_epochs" not in compose.candidate("zero_shot", table)["trainer"]
+    assert compose.dataset("reviews", table)["data"]["options"]["min_score"] == 1.0
+    assert "min_score" not in compose.dataset("plain_english", table)["data"]["options"]
+
+
+def test_a_map_in_set_replaces_the_one_that_is_there(params):
+    table = params | {"set": {"task": {"labels": {"negative": "bad", "positive": "good"}}}}
+    assert compose.candidate("zero_shot", table)["task"]["labels"] == {"negative": "bad", "positive": "good"}
+
+
+def test_labels_that_look_like_numbers_stay_text(params):
+    table = params | {"set": {"task": {"labels": {"0": "bad", "1": "good"}}}}
+    assert compose.candidate("zero_shot", table)["task"]["labels"] == {"0": "bad", "1": "good"}
+
+
+def test_a_trial_is_the_candidate_with_words_on_top(params):
+    base = compose.candidate("lora", params)
+    changed = compose.trial(base, ["optimizer.learning_rate=0.002"])
+    assert changed["optimizer"]["learning_rate"] == 0.002
+    assert changed["method"] == base["method"]
+    assert compose.trial(base, [])["overrides"] == base["overrides"]
+
+
+def test_a_trial_with_another_option_starts_from_its_file(params):
+    changed = compose.trial(compose.candidate("lora", params), ["method=full"])
+    assert changed["method"] == {"name": "full"}
+    assert changed["optimizer"]["learning_rate"] == 5e-5
+
+
+def test_options_hold_the_sections_that_a_sweep_may_choose(tmp_path, params):
+    import shutil
+
+    conf = tmp_path / "conf"
+    shutil.copytree(compose.CONF, conf)
+    text = "parameters: {method: [lora, full]}\nmax_rows: 10\nmax_epochs: 1\n"
+    (conf / "sweep" / "methods.yaml").write_text(text)
+    table = params | {"candidates": {"x": {"level": "finetune", "model": "minilm", "sweep": "methods"}}}
+    options = compose.candidate("x", table, conf=conf)["options"]
+    assert options["method"]["full"] == {"name": "full"}
+    assert options["optimizer"]["method=full"]["learning_rate"] == 5e-5
+
+
+@given(
+    st.recursive(
+        SALT | st.integers() | st.booleans() | st.none(), lambda inner: st.lists(inner, max_size=3), max_leaves=5
+    )
+)
+def test_a_value_survives_hydras_grammar(value):
+    override = OverridesParser.create().parse_override(f"key={compose.literal(value)}")
+    assert typed._plain(override.value()) == value
+
+
+def test_a_key_that_hydras_grammar_cannot_say_is_refused():
+    with pytest.raises(ConfigError, match="write the section as a file"):
+        compose.literal({"a:b": 1})
+
+
+@pytest.mark.parametrize(
+    "value", ["no", "010", "12:30", "1e-4", "0o10", "2024-01-01", "null", "~", "a: b", "'", "\u2028"]
+)
+def test_a_text_is_written_so_that_both_read_it_back_or_refused(value):
+    try:
+        text = dialects.dump({"key": value}, "x.yaml")
+    except ConfigError as error:
+        assert "key" in str(error)
+    else:
+        assert YAML(typ="safe").load(text) == OmegaConf.to_container(OmegaConf.create(text)) == {"key": value}
+
+
+def package(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_fingerprint_follows_imports_also_those_inside_functions(tmp_path):
+    files = {
+        "levels/a.py": "def f():\n    from stepladder import deep\n",
+        "deep.py": "import stepladder.deeper\n",
+        "deeper.py": "x = 1\n",
+        "other.py": "x = 1\n",
+    }
+    root = package(tmp_path, files)
+    before = fingerprints.plugin("levels", "a", root)
+    package(root, {"other.py": "x = 2\n"})
+    assert fingerprints.plugin("levels", "a", root) == before
+    package(root, {"deeper.py": "x = 2  # changed\n"})
+    assert fingerprints.plugin("levels", "a", root) != before
+
+
+def test_modules_that_change_no_output_are_left_out_of_a_fingerprint(tmp_path):
+    root = package(tmp_path, {"levels/a.py": "from stepladder import tracking\n", "tracking.py": "x = 1\n"})
+    assert {path.name for path in fingerprints.closure(root / "levels/a.py", root)} == {"a.py"}
+
+
+def test_metrics_are_those_whose_task_constant_is_the_task(tmp_path):
+    root = package(
+        tmp_path, {"metrics/a.py": 'TASK = "x"\n', "metrics/b.py": 'TASK = "y"\n', "metrics/_c.py": 'TASK = "x"\n'}
+    )
+    assert list(fingerprints.metrics("x", root)) == ["a"]
+
+
+def test_a_plug_in_that_is_not_there_is_named_with_the_nearest(tmp_path):
+    root = package(tmp_path, {"objectives/supervised.py": ""})
+    with pytest.raises(ConfigError, match="Did you mean 'supervised'"):
+        fingerprints.plugin("objectives", "supervisd", root)
+    assert fingerprints.plugin("objectives", None, root) is None
+
+
+def test_leftovers_of_unknown_names_go_and_what_is_not_ours_stays(tmp_path):
+    ours = ["build/old.yaml", "models/old/stepladder.json", "predictions/val/old.parquet", "assets/data/old.json"]
+    kept = [
+        "build/lora.yaml",
+        "models/mine/weights.bin",
+        "metrics/registered.json",
+        "build/.gitignore",
+        "data/raw/old.csv",
+    ]
+    package(tmp_path, dict.fromkeys(ours + kept, "x"))
+    lines = leftovers.remove(tmp_path, candidates=["lora"], datasets=["reviews"])
+    assert len(lines) == len(ours)
+    assert all((tmp_path / name).exists() for name in kept)
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert not (tmp_path / "models/old").exists()
