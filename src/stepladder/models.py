@@ -1,0 +1,154 @@
+"""Models: open tokenizers and weights from a folder, or build new ones; always in fp32 and in eval mode.
+
+No code of a model's author is ever run (trust_remote_code False) and no pickle is ever read (use_safetensors True).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from stepladder.errors import ConfigError, IntegrityError, StepladderError
+
+STRICT = {
+    "dtype": torch.float32,
+    "local_files_only": True,
+    "trust_remote_code": False,
+    "use_safetensors": True,
+    "output_loading_info": True,
+}
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with a pad token (the end token where none is named), padding where the model wants it.
+
+    Encoders are padded on the right; decoders on the left, so that the last position is always the text's.
+    """
+    with opening(folder):
+        opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    encoder = config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    opened.padding_side = "right" if encoder else "left"
+    if opened.pad_token is None:
+        opened.pad_token = opened.eos_token
+    return opened
+
+
+def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrainedModel:
+    """Return the backbone with a fresh head over `labels`, in that order, drawn from `seed`; None: the saved head.
+
+    Raises IntegrityError when weights of the backbone (of the head as well, without a seed) are missing or left over.
+    """
+    names = dict(enumerate(labels))
+    options = {"id2label": names, "label2id": {label: index for index, label in names.items()}}
+    if seed is not None:
+        options["ignore_mismatched_sizes"] = True
+    with opening(folder), _seeded(seed or 0):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, problem_type="single_label_classification", **options, **STRICT
+        )
+    require_backbone(folder, model, report, fresh_head=seed is not None)
+    if seed is not None:
+        _draw_head(model, seed)
+    model.config.pad_token_id = tokenizer(folder).pad_token_id
+    return model.eval()
+
+
+def causal(folder: Path) -> PreTrainedModel:
+    """Return the language model; raises IntegrityError when any of its weights is missing."""
+    with opening(folder):
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **STRICT)
+    require_backbone(folder, model, report, fresh_head=False)
+    return model.eval()
+
+
+def llama(section: dict, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlamaForCausalLM:
+    """Return an untrained Llama of the section's sizes with tied embeddings, drawn from `seed`.
+
+    Its vocabulary is the tokenizer's; raises ConfigError when that is larger than the section's vocab_size.
+    """
+    if len(tokenizer) > section["vocab_size"]:
+        raise ConfigError(f"model.vocab_size={section['vocab_size']}, but the tokenizer has {len(tokenizer)} tokens")
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=section["context_length"],
+        tie_word_embeddings=True,
+        **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")},
+        **{size: section[size] for size in sizes},
+    )
+    with _seeded(seed):
+        return LlamaForCausalLM(config).float().eval()
+
+
+def count(model: torch.nn.Module) -> tuple[int, int]:
+    """Return the numbers of all and of trained parameters, tied ones once."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def require_backbone(folder: Path, model: PreTrainedModel, report: dict, *, fresh_head: bool) -> None:
+    """Only what lies outside the backbone, its pooler included, may differ between the file and the model."""
+    backbone = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())} - {"pooler"}
+    keys = {
+        "missing": [*report["missing_keys"]],
+        "left over": [*report["unexpected_keys"]],
+        "of another shape": [key for key, *_ in report["mismatched_keys"]],
+    }
+    for fault, names in keys.items():
+        strict = fault == "missing" and not fresh_head
+        wrong = sorted(
+            key for key in names if strict or (key.split(".")[0] in backbone and ".pooler." not in f".{key}")
+        )
+        if wrong:
+            raise IntegrityError(f"{folder}: {len(wrong)} weights {fault}: {', '.join(wrong[:3])}")
+
+
+def _draw_head(model: PreTrainedModel, seed: int) -> None:
+    """Fill the head as transformers does, normal weights and zero biases, whatever head the file came with."""
+    chance = torch.Generator().manual_seed(seed)
+    inside = set(model.base_model.modules())
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module not in inside:
+            torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02), generator=chance)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Silence the loader, whose report is checked instead, and name the folder in its errors."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (StepladderError, MemoryError):
+        raise
+    except Exception as error:  # the tokenizers library raises no narrower one
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise IntegrityError(f"{folder}: cannot be opened: {reason}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
