@@ -1,0 +1,1 @@
+"""Report: what people read, written by the code."""

@@ -1,0 +1,62 @@
+"""Tables: rows with a person's own column names become records, by a column map or by the rule of two columns."""
+
+import json
+from collections.abc import Callable, Iterator
+
+from stepladder.errors import DataError, unknown
+from stepladder.sources import _strict
+
+FIELDS = ("input", "target", "id", "source", "group", "timestamp", "split")
+Rows = Iterator[tuple[str, dict[str, str | None]]]  # ("data/raw/mine.csv:7", {"text": "Great.", "label": "good"})
+
+
+def records(rows: Callable[[], Rows], columns: dict[str, str] | None) -> Iterator[dict]:
+    """Yield a record for each row, renamed by `columns`, which maps a record's field to a column.
+
+    Raises DataError naming file:row:column for a missing column and for an empty or unreadable field.
+    """
+    columns = columns or choose(rows())
+    for name in columns:
+        if name not in FIELDS:
+            raise DataError(f"data.columns.{name}: {unknown('field of a record', name, FIELDS)}")
+    if "input" not in columns:
+        raise DataError(f"data.columns: {sorted(columns)} lacks input, the column that the model reads")
+    for place, row in rows():
+        yield {"target": None} | {name: _value(row, name, column, place) for name, column in columns.items()}
+
+
+def choose(rows: Rows) -> dict[str, str]:
+    """Return the column map of a table that was given none: its own names, else the rule of two columns.
+
+    With exactly two columns the one with fewer distinct values is the target. Raises DataError with the line to paste.
+    """
+    place, first = next(rows)
+    names = list(first)
+    if {"input", "target"} <= set(names):
+        return {name: name for name in FIELDS if name in names}
+    if len(names) == 2:
+        seen = [{first[name]} for name in names]
+        for _, row in rows:
+            for values, name in zip(seen, names, strict=True):
+                values.add(row.get(name))
+        sizes = [len(values) for values in seen]
+        if sizes[0] != sizes[1]:
+            target = names[sizes.index(min(sizes))]
+            return {"input": names[1 - names.index(target)], "target": target}
+    raise DataError(f"{place.rpartition(':')[0]}: which column is what? Add to params.yaml: {_line_to_paste(names)}")
+
+
+def _line_to_paste(names: list[str]) -> str:
+    shown = [json.dumps(name, ensure_ascii=False) for name in names]
+    guess = f"input: {shown[0]}, target: {shown[-1]}" if len(names) > 1 else f"input: {shown[0]}"
+    return f"set: {{data: {{columns: {{{guess}}}}}}} (columns: {', '.join(shown)})"
+
+
+def _value(row: dict[str, str | None], name: str, column: str, place: str) -> str | None:
+    if column not in row:
+        raise DataError(f"{place}: no column for {name}. {unknown('column', column, row)}")
+    value = row[column]
+    empty = value is None or not value.strip()
+    if empty and name in ("input", "target"):
+        raise DataError(f"{place}:{column}: empty {name}; fill it in or delete the row")
+    return None if empty else _strict.field(value, f"{place}:{column}")
