@@ -1,0 +1,233 @@
+"""Leaderboard: all candidates on the same frozen test set, with intervals, prices and a verdict, from files.
+
+Everything but `prices` is determined by the inputs; `prices` is what was measured on some machine (runs/) or lies on
+its disk.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from stepladder import metrics, predictions, statistics, verdict
+from stepladder.errors import ConfigError, DataError
+from stepladder.report import leaderboard as report
+
+MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+READ = (
+    ("configure", "build/{0}.yaml"),
+    ("train", "models/{0}/stepladder.json"),
+    ("evaluate", "predictions/test/{0}.parquet"),
+    ("score", "metrics/{0}.json"),
+)
+PLOT = (  # a stage that fails leaves none of its files behind, but those of later stages may be old ones
+    ("configure", "build/{0}.yaml"),
+    ("fetch", "assets/{0}.json"),
+    ("assign", "inputs/{0}.json"),
+    ("sweep", "tuned/{0}.yaml"),
+    ("train", "models/{0}/stepladder.json"),
+    ("train", "predictions/val/{0}.parquet"),
+    *READ[2:],
+)
+
+
+def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
+    """Return the leaderboard of config's candidates: rows ranked on validation, elsewhere, failed, prices, verdict.
+
+    config: build/compare/compare.yaml, of which are read seed (of the resampling), data.name (the scored data set),
+    candidates (names), task.name, task.metric and gate {confidence, num_resamples, min_difference}. With partial, a
+    candidate that lacks a piece stands under `failed`.
+    Raises ConfigError without a baseline, DataError for a missing (unless partial) or an outdated piece.
+    """
+    metric = config["task"]["metric"]
+    board = {
+        "seed": config["seed"],
+        "data": config["data"]["name"],
+        "task": config["task"]["name"],
+        "metric": metric,
+        "greater_is_better": metrics.load(metric).GREATER_IS_BETTER,
+        "gate": config["gate"],
+        "failed": failed(root, config["candidates"], PLOT if partial else READ),
+        "inputs": inputs(root, config["candidates"]),
+    }
+    board["partial"] = bool(board["failed"])
+    if board["failed"] and not partial:
+        first, others = board["failed"][0], [row["candidate"] for row in board["failed"][1:]]
+        also = f" (also incomplete: {', '.join(others)})" if others else ""
+        raise DataError(f"{first['path']}: not there; {first['command']}{also}")
+    lost = {row["candidate"] for row in board["failed"]}
+    rows = [_row(root, name) for name in config["candidates"] if name not in lost]
+    board["prices"] = {row["candidate"]: _price(root, row) for row in rows}
+    board["elsewhere"] = [row for row in rows if row["data"] != board["data"]]
+    scored = [row for row in rows if row["data"] == board["data"]]
+    _refuse_without_baseline(board, scored)
+    board |= _compared(root, board, scored)
+    return board | _judged(board)
+
+
+def inputs(root: Path, candidates: list[str]) -> dict[str, str]:
+    """Return {path: sha256} of the files that determine a leaderboard, as far as they are there."""
+    paths = ["build/compare/compare.yaml", *(path.format(name) for name in candidates for _, path in READ)]
+    return {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths if (root / path).exists()}
+
+
+def failed(root: Path, candidates: list[str], pieces: tuple = PLOT) -> list[dict]:
+    """Return {candidate, level, stage, path, command} of each candidate for the first piece that it lacks."""
+    rows = []
+    for name in candidates:
+        lacking = ((stage, path.format(name)) for stage, path in pieces if not (root / path.format(name)).exists())
+        for stage, path in list(lacking)[:1]:
+            level = _yaml(root / f"build/{name}.yaml")["level"]["name"] if stage != "configure" else None
+            rows.append({"candidate": name, "level": level, "stage": stage, "path": path, "command": _command(name)})
+    return rows
+
+
+def conclude(root: Path) -> tuple[list[str], int]:
+    """Return the last lines of a run and its exit code: verdict, page, MLflow command.
+
+    Where a candidate failed, or the leaderboard is older than what it was made of, a partial table is written to
+    reports/partial/, the commands come first and the code is 1.
+    """
+    config = _yaml(root / "build/compare/compare.yaml")
+    path, lost = root / "reports/leaderboard.json", failed(root, config["candidates"])
+    board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"inputs": None}
+    complete = not lost and board["inputs"] == inputs(root, config["candidates"])
+    shutil.rmtree(root / "reports/partial", ignore_errors=True)
+    if not complete:
+        path = root / "reports/partial/leaderboard.json"
+        board = assemble(root, config, partial=True)
+        report.write(board, path.parent)
+    repeat = [f"{row['candidate']} failed at {row['stage']}; repeat it: {row['command']}" for row in lost]
+    if not complete and not lost:
+        repeat = ["reports/leaderboard.* do not show the latest results; repeat: dvc repro compare"]
+    page = str(path.with_suffix(".html").relative_to(root))
+    return [*repeat, board["verdict"], page, MLFLOW], int(not complete)
+
+
+def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
+    """Return what needs all rows of the scored data set: ranks, intervals, differences, decision, verdict."""
+    metric, gate = board["metric"], board["gate"]
+    frames = {name: _predictions(root, name, board["task"]) for name in (row["candidate"] for row in rows)}
+    options = {name: gate[name] for name in ("confidence", "num_resamples")} | {"seed": board["seed"]}
+    for row in rows:
+        row["score"] = _score(row, frames[row["candidate"]], metric, options)
+
+    def compare(a: str, b: str) -> dict[str, float]:
+        return statistics.paired_difference((frames[a], frames[b]), metric, **options)
+
+    rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
+    baseline = next((row["candidate"] for row in rows if row["level"] == "baseline"), None)
+    for rank, row in enumerate(rows, start=1):
+        row["rank"] = rank
+        row["difference"] = compare(row["candidate"], baseline) if baseline not in (None, row["candidate"]) else None
+    decision = verdict.decide(rows, compare, min_difference=gate["min_difference"]) if baseline else None
+    return {"rows": rows, "decision": decision, "num_test_rows": max(map(len, frames.values()), default=0)}
+
+
+def _judged(board: dict) -> dict:
+    """Return verdict and registration in words."""
+    if not board["decision"]:
+        claim, evidence = "No verdict", "every baseline failed"
+        return {"verdict": f"{claim}: {evidence}.", "claim": claim, "evidence": evidence, "registration": None}
+    gate, decision = board["gate"], board["decision"]
+    options = {"confidence": gate["confidence"], "num_rows": board["num_test_rows"]}
+    claim, evidence = verdict.sentence(decision, board["rows"], metric=board["metric"], **options)
+    words, registration = f"{claim}: {evidence}.", verdict.registration(decision, min_difference=gate["min_difference"])
+    if board["failed"]:
+        lost = ", ".join(row["candidate"] for row in board["failed"])
+        words = f"Partial, without {lost}: {words}"
+        registration |= {"passed": False, "reason": f"{lost} failed; nothing is registered from a partial table"}
+    return {"verdict": words, "claim": claim, "evidence": evidence, "registration": registration}
+
+
+def _refuse_without_baseline(board: dict, rows: list[dict]) -> None:
+    if "baseline" not in [row["level"] for row in [*rows, *board["failed"]]]:
+        raise ConfigError(
+            f"candidates: no baseline on data set {board['data']}, and a table without one is refused; "
+            "add to params.yaml `tfidf: {level: baseline, model: tfidf}`"
+        )
+
+
+def _row(root: Path, name: str) -> dict:
+    config, scores = _yaml(root / f"build/{name}.yaml"), _json(root / f"metrics/{name}.json")
+    facts = _json(root / f"models/{name}/stepladder.json")
+    known = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows", "tokens_seen", "best_epoch")
+    return {
+        "candidate": name,
+        "level": config["level"]["name"],
+        "model": config["model"]["name"],
+        "method": _method(config),
+        "data": config["data"]["name"],
+        "metrics": {part: scores[part] for part in ("val", "test")},
+        "num_rows": scores["num_rows"],
+        **{key: facts.get(key) for key in known},
+        "overrides": config.get("overrides") or [],
+        "command": _command(name),
+    }
+
+
+def _method(config: dict) -> str | None:
+    """Return the method's name (peft.LoraConfig is lora), at level prompt the prompt's, else None."""
+    section = config.get("method") or config.get("prompt") or {}
+    return section.get("name") or section.get("_target_", "").split(".")[-1].removesuffix("Config").lower() or None
+
+
+def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
+    """Return {val, test, low, high}; DataError when the saved score is not that of the saved predictions."""
+    place = f"metrics/{row['candidate']}.json"
+    val, test = (row["metrics"][part].get(metric) for part in ("val", "test"))
+    if val is None or test is None:
+        raise DataError(f"{place}: {metric} is not defined on these rows; choose another task.metric")
+    measured = metrics.load(metric).compute(frame)
+    if abs(measured - test) > 1e-9 * max(1, abs(test)):
+        raise DataError(f"{place}: test/{metric} is {test}, the saved predictions give {measured}; {row['command']}")
+    low, high = statistics.interval(frame, metric, **options)
+    return {"val": val, "test": test, "low": low, "high": high}
+
+
+def _price(root: Path, row: dict) -> dict:
+    """Return seconds by stage, test rows per second, peak memory and bytes on disk; None where unknown."""
+    runs = {path.stem: _json(path) for path in (root / "runs" / row["candidate"]).glob("*.json")}
+    seconds = {f"{stage}_seconds": runs.get(stage, {}).get("seconds") for stage in ("fetch", "sweep", "train")}
+    model = root / "models" / row["candidate"]
+    needs_base = row["level"] == "prompt" or (model / "adapter_config.json").exists()
+    return seconds | {
+        "examples_per_second": runs.get("evaluate", {}).get("examples_per_second"),
+        "peak_memory_bytes": max((run.get("peak_memory_bytes") or 0 for run in runs.values()), default=0) or None,
+        "model_bytes": _size(model),
+        "base_bytes": _base_size(root, row["candidate"]) if needs_base else 0,
+    }
+
+
+def _base_size(root: Path, name: str) -> int | None:
+    path = root / f"assets/{name}.json"
+    asset = _json(path) if path.exists() else {}
+    place = asset.get("folder") or asset.get("file")
+    return _size(Path(os.environ.get("DVC_ROOT") or root) / place) if place else None
+
+
+def _size(path: Path) -> int | None:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) if files else None
+
+
+def _predictions(root: Path, name: str, task: str) -> pl.DataFrame:
+    return predictions.read(root / f"predictions/test/{name}.parquet", task)
+
+
+def _command(name: str) -> str:
+    return f"dvc repro score@{name}"
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _yaml(path: Path) -> dict:
+    if not path.exists():
+        raise ConfigError(f"{path}: not there; dvc repro configure")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,34 @@
+"""Metrics: numbers computed from saved predictions; each file of this folder is one metric, its name the file's.
+
+A metric has TASK, GREATER_IS_BETTER and compute(predictions) -> float. It may add one of two forms that make bootstraps
+fast: rows(predictions) -> (rows,) where it is their mean, or counts(predictions) -> (rows, k) and combine(totals) where
+it is a function of their sums.
+"""
+
+import importlib
+import math
+import pkgutil
+from types import ModuleType
+
+import polars as pl
+
+from stepladder.errors import ConfigError, unknown
+
+
+def names(task: str | None = None) -> list[str]:
+    """Return the names of all metrics, or of those of one task, sorted."""
+    found = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in found if task is None or task == load(name).TASK]
+
+
+def load(name: str) -> ModuleType:
+    """Return the metric of this name; ConfigError names the nearest one."""
+    if name not in names():
+        raise ConfigError(unknown("metric", name, names()))
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def evaluate(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
+    """Return every metric of the task; None where it is not defined, as ROC-AUC of targets of one class."""
+    values = {name: load(name).compute(predictions) for name in names(task)}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,84 @@
+"""Predictions: what a candidate answered to each record, saved once and scored as often as one likes.
+
+{"id": "r1", "source": None, "target": "good", "answer": "bad", "probabilities": {"bad": 0.7, "good": 0.3}}
+
+The labels' order is that of the fields of `probabilities`, which only classification has; language modelling has bits
+and num_bytes instead of an answer.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stepladder.errors import DataError
+
+COLUMNS = {
+    "classification": ("id", "target", "answer", "probabilities"),
+    "generation": ("id", "target", "answer"),
+    "language_modeling": ("id", "bits", "num_bytes"),
+}
+TOLERANCE = 1e-2  # a row of bf16 probabilities sums to 1 only this well
+
+
+def read(path: Path, task: str) -> pl.DataFrame:
+    """Return the checked predictions of a file; DataError names the file, the first bad id and what was expected."""
+    if not path.exists():
+        raise DataError(f"{path}: not there; it is written by train (val) and evaluate (test)")
+    predictions = pl.read_parquet(path)
+    absent = [name for name in COLUMNS[task] if name not in predictions.columns]
+    if absent:
+        raise DataError(f"{path}: no column {', '.join(absent)}; {task} wants {', '.join(COLUMNS[task])}")
+    if predictions.is_empty():
+        raise DataError(f"{path}: no rows; at least one prediction is expected")
+    _refuse(path, predictions, predictions["id"].is_duplicated(), "stands there twice; ids are unique")
+    if task == "classification":
+        _check_labels(path, predictions)
+    return predictions
+
+
+def read_parts(folder: Path, candidate: str, task: str) -> dict[str, pl.DataFrame]:
+    """Return {"val", "test"} of a candidate; DataError when an id stands on both sides."""
+    paths = {part: folder / part / f"{candidate}.parquet" for part in ("val", "test")}
+    parts = {part: read(path, task) for part, path in paths.items()}
+    shared = parts["test"]["id"].is_in(parts["val"]["id"].implode())
+    _refuse(paths["test"], parts["test"], shared, f"is in {paths['val']} too; val and test share no record")
+    return parts
+
+
+def labels(predictions: pl.DataFrame) -> list[str]:
+    """Return the labels in their order."""
+    return [field.name for field in predictions.schema["probabilities"].fields]
+
+
+def matrix(predictions: pl.DataFrame) -> np.ndarray:
+    """Return the probabilities, (rows, labels)."""
+    return predictions["probabilities"].struct.unnest().to_numpy()
+
+
+def indices(predictions: pl.DataFrame, column: str) -> np.ndarray:
+    """Return the position of each row's label of `column` (target or answer) in the order of the labels, (rows,)."""
+    return predictions[column].cast(pl.Enum(labels(predictions))).to_physical().to_numpy().astype(np.int64)
+
+
+def tallies(predictions: pl.DataFrame) -> np.ndarray:
+    """Return for each row and label whether it was hit, answered and true, (rows, 3 * labels): sums feed F1 and MCC."""
+    eye = np.eye(len(labels(predictions)))
+    answered, true = eye[indices(predictions, "answer")], eye[indices(predictions, "target")]
+    return np.hstack([answered * true, answered, true])
+
+
+def _check_labels(path: Path, predictions: pl.DataFrame) -> None:
+    known = labels(predictions)
+    for column in ("target", "answer"):
+        stray = ~predictions[column].is_in(known).fill_null(False)
+        _refuse(path, predictions, stray, f"has a {column} that is no label; labels: {', '.join(known)}")
+    values = matrix(predictions)
+    proper = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (abs(values.sum(axis=1) - 1) <= TOLERANCE)
+    _refuse(path, predictions, pl.Series(~proper), "has probabilities that are negative, not finite or do not sum to 1")
+
+
+def _refuse(path: Path, predictions: pl.DataFrame, bad: pl.Series, fault: str) -> None:
+    if bad.any():
+        first = predictions["id"].filter(bad)[0]
+        raise DataError(f"{path}: id '{first}' {fault} ({bad.sum()} of {len(bad)} rows)")

@@ -1,0 +1,339 @@
+"""The leaderboard: rows from files, choices on validation, an honest verdict, and files that people can read."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from stepladder import leaderboard, metrics, verdict
+from stepladder.errors import ConfigError, DataError
+from stepladder.report import leaderboard as report
+from stepladder.report import text
+
+CANDIDATES = {  # level, model, method or prompt, share of right answers, parameters, trained, seconds
+    "majority": ("baseline", "majority", None, 0.505, 0, 0, 0.4),
+    "tfidf": ("baseline", "tfidf", None, 0.806, 24_310, 24_310, 1.9),
+    "zero_shot": ("prompt", "smollm2", "zero_shot", 0.70, 134_515_008, 0, 0.2),
+    "few_shot": ("prompt", "smollm2", "few_shot", 0.815, 134_515_008, 0, 0.3),
+    "frozen": ("finetune", "minilm", "frozen", 0.79, 22_713_986, 770, 38.2),
+    "full": ("finetune", "minilm", "full", 0.871, 22_713_986, 22_713_986, 149.0),
+    "lora": ("finetune", "minilm", "lora", 0.862, 23_380_000, 667_394, 151.0),
+    "lora_smollm2": ("finetune", "smollm2", "lora", 0.866, 137_000_000, 2_442_240, 118.0),
+    "scratch": ("pretrain", "tiny_llama", None, 0.735, 3_867_000, 3_867_000, 122.0),
+}
+
+
+def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
+    """Write the files that the stages of the default story leave behind; return the configuration of compare."""
+    for name in names:
+        candidate(root, name, num_rows=num_rows)
+    gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0}
+    task = {"name": "classification", "metric": "accuracy"}
+    config = {"seed": 42, "data": {"name": "reviews"}, "candidates": list(names), "task": task, "gate": gate}
+    save(root / "build/compare/compare.yaml", config)
+    return config
+
+
+def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None = None, data: str = "reviews") -> None:
+    level, model, method, default, num_parameters, trained, seconds = CANDIDATES[name]
+    seed = list(CANDIDATES).index(name)
+    frames = {part: answers(part, num_rows, share or default, seed) for part in ("val", "test")}
+    for part, frame in frames.items():
+        (root / "predictions" / part).mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(root / f"predictions/{part}/{name}.parquet")
+    scores = {part: metrics.evaluate(frame, "classification") for part, frame in frames.items()}
+    save(root / f"metrics/{name}.json", scores | {"num_rows": {"val": num_rows, "test": num_rows}})
+    kind = "prompt" if level == "prompt" else "method"
+    section = {"_target_": "peft.LoraConfig", "r": 8} if method == "lora" else {"name": method} if method else None
+    save(root / f"build/{name}.yaml", {
+        "candidate": name, "level": {"name": level}, "model": {"name": model}, "data": {"name": data}, "method": None,
+        "prompt": None, "overrides": [f"level={level}", f"model={model}"], kind: section,
+    })  # fmt: skip
+    save(root / f"models/{name}/stepladder.json", {
+        "level": level, "num_parameters": num_parameters, "num_trained_parameters": trained,
+        "rows_seen": 0 if name == "zero_shot" else 2000 if name == "lora_smollm2" else 7055, "num_train_rows": 7055,
+    })  # fmt: skip
+    (root / f"models/{name}/model.safetensors").write_bytes(bytes(trained // 1000))
+    (root / f"state/store/models/{model}").mkdir(parents=True, exist_ok=True)
+    (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
+    save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
+    save(root / f"inputs/{name}.json", {"data": data})
+    save(root / f"tuned/{name}.yaml", {"sections": {}})
+    save(root / f"runs/{name}/train.json", {"seconds": seconds, "peak_memory_bytes": 900_000_000})
+    save(root / f"runs/{name}/fetch.json", {"seconds": 3.1})
+    save(root / f"runs/{name}/evaluate.json", {"seconds": 9.0, "examples_per_second": num_rows / (seconds + 1)})
+    if name == "lora":
+        save(root / f"runs/{name}/sweep.json", {"seconds": 96.0})
+
+
+def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
+    """Return predictions of which `share` is right; all candidates share ids, targets and the hardness of rows."""
+    ids = [f"{part}_{row}" for row in range(num_rows)]
+    common = np.random.default_rng([len(part), num_rows])
+    positive, hardness = common.random(num_rows) < 0.52, common.random(num_rows)
+    own = np.random.default_rng([seed, len(part)])
+    right = np.argsort(np.argsort(0.7 * hardness + 0.3 * own.random(num_rows))) < round(share * num_rows)
+    confidence = 0.5 + 0.5 * own.beta(3, 1.5, num_rows)
+    chance = np.where(positive == right, confidence, 1 - confidence)
+    return pl.DataFrame({
+        "id": ids, "source": ["movie"] * num_rows, "target": np.where(positive, "positive", "negative"),
+        "answer": np.where(positive == right, "positive", "negative"),
+        "probabilities": [{"negative": 1 - value, "positive": value} for value in chance.tolist()],
+    })  # fmt: skip
+
+
+def save(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value) if path.suffix == ".json" else yaml.safe_dump(value), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("story")
+    story(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(root: Path) -> dict:
+    return leaderboard.assemble(root, yaml.safe_load((root / "build/compare/compare.yaml").read_text(encoding="utf-8")))
+
+
+def test_rows_are_ranked_on_validation_and_scored_on_test(board: dict) -> None:
+    assert [row["rank"] for row in board["rows"]] == list(range(1, 10))
+    values = [row["score"]["val"] for row in board["rows"]]
+    assert values == sorted(values, reverse=True)
+    full = board["rows"][0]
+    assert full["candidate"] == "full" == board["decision"]["winner"] and full["level"] == "finetune"
+    assert full["score"]["test"] == full["metrics"]["test"]["accuracy"]
+    assert full["score"]["low"] < full["score"]["test"] < full["score"]["high"]
+    assert full["difference"]["low"] > 0 and board["decision"]["best_baseline"] == "tfidf"
+    assert board["registration"]["passed"] and board["registration"]["candidate"] == "full"
+    assert board["verdict"].startswith("Fine-tuning is enough: candidate full reaches accuracy 0.87")
+
+
+def test_a_row_says_what_it_cost(board: dict) -> None:
+    by_name = {row["candidate"]: row for row in board["rows"]}
+    assert by_name["lora_smollm2"]["rows_seen"] == 2000 and by_name["lora"]["method"] == "lora"
+    assert by_name["few_shot"]["method"] == "few_shot" and by_name["lora"]["command"] == "dvc repro score@lora"
+    price = board["prices"]["lora"]
+    assert price["train_seconds"] == 151.0 and price["sweep_seconds"] == 96.0 and price["fetch_seconds"] == 3.1
+    assert price["base_bytes"] == 0 and board["prices"]["few_shot"]["base_bytes"] == 137_000
+
+
+def test_an_adapter_counts_the_bytes_of_its_base(tmp_path) -> None:
+    config = story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora"))
+    save(tmp_path / "models/lora/adapter_config.json", {})
+    assert leaderboard.assemble(tmp_path, config)["prices"]["lora"]["base_bytes"] == 23_380
+
+
+def test_only_prices_vary_with_the_machine(root: Path, board: dict, tmp_path) -> None:
+    config = story(tmp_path)
+    for path in tmp_path.glob("runs/*/*.json"):
+        path.unlink()
+    other = leaderboard.assemble(tmp_path, config)
+    assert other["prices"]["full"]["train_seconds"] is None and other["prices"] != board["prices"]
+    assert {key: value for key, value in other.items() if key != "prices"} == {
+        key: value for key, value in board.items() if key != "prices"
+    }
+
+
+def test_the_winner_is_picked_on_validation_even_when_test_says_otherwise(tmp_path) -> None:
+    config = story(tmp_path, names=("tfidf", "full", "lora"))
+    better = answers("test", 400, 0.95, 6)
+    better.write_parquet(tmp_path / "predictions/test/lora.parquet")
+    scores = json.loads((tmp_path / "metrics/lora.json").read_text())
+    save(tmp_path / "metrics/lora.json", scores | {"test": metrics.evaluate(better, "classification")})
+    assert leaderboard.assemble(tmp_path, config)["decision"]["winner"] == "full"
+
+
+def test_nothing_is_enough_when_nothing_beats_the_baseline(tmp_path) -> None:
+    config = story(tmp_path, names=("tfidf", "few_shot", "zero_shot"))
+    board = leaderboard.assemble(tmp_path, config)
+    assert board["decision"]["enough"] == "baseline" and not board["registration"]["passed"]
+    assert board["verdict"].startswith("Stay with the baseline tfidf: it reaches accuracy 0.80")
+    assert "few_shot, the best on validation, is not shown to beat it (+0.0" in board["verdict"]
+    config = story(tmp_path, names=("tfidf", "zero_shot"))
+    board = leaderboard.assemble(tmp_path, config)
+    assert board["registration"]["reason"] == "validation picks the baseline tfidf; there is nothing to register"
+    assert "is the best on validation, before zero_shot (-0.1" in board["verdict"]
+    config = story(tmp_path, names=("tfidf", "majority"))
+    assert leaderboard.assemble(tmp_path, config)["verdict"].endswith("and nothing else was compared.")
+
+
+def test_the_lowest_rung_that_is_not_worse_is_enough(tmp_path) -> None:
+    config = story(tmp_path, names=("tfidf", "few_shot", "full"))
+    candidate(tmp_path, "few_shot", share=0.868)
+    board = leaderboard.assemble(tmp_path, config)
+    assert board["decision"]["winner"] == "full" and board["decision"]["enough"] == "prompt"
+    assert board["verdict"].startswith("Prompting is enough: candidate few_shot reaches")
+    assert "not shown to be worse than full, the best on validation (" in board["verdict"]
+
+
+def test_a_required_difference_must_be_exceeded(tmp_path) -> None:
+    config = story(tmp_path, names=("tfidf", "full"))
+    config["gate"]["min_difference"] = 0.5
+    board = leaderboard.assemble(tmp_path, config)
+    assert not board["registration"]["passed"] and "by more than 0.5" in board["registration"]["reason"]
+
+
+def test_smaller_is_better_turns_the_order(tmp_path) -> None:
+    config = story(tmp_path)
+    config["task"]["metric"] = "log_loss"
+    board = leaderboard.assemble(tmp_path, config)
+    values = [row["score"]["val"] for row in board["rows"]]
+    assert values == sorted(values) and board["rows"][0]["difference"]["difference"] > 0
+
+
+def test_a_table_without_a_baseline_is_refused(tmp_path) -> None:
+    config = story(tmp_path, num_rows=40, names=("few_shot", "full"))
+    for partial in (False, True):
+        with pytest.raises(ConfigError, match="no baseline on data set reviews"):
+            leaderboard.assemble(tmp_path, config, partial=partial)
+
+
+def test_rows_on_another_data_set_stand_apart(tmp_path) -> None:
+    config = story(tmp_path, num_rows=60, names=("tfidf", "full", "lora"))
+    candidate(tmp_path, "lora", num_rows=60, data="reviews_all")
+    board = leaderboard.assemble(tmp_path, config)
+    assert [row["candidate"] for row in board["elsewhere"]] == ["lora"]
+    assert "lora" not in [row["candidate"] for row in board["rows"]]
+    assert "Measured on other data sets" in report.page(board)
+
+
+FIRST_MISSING = {
+    "build/lora.yaml": "configure",
+    "tuned/lora.yaml": "sweep",
+    "models/lora/stepladder.json": "train",
+    "metrics/lora.json": "score",
+}
+
+
+@pytest.mark.parametrize(("path", "stage"), FIRST_MISSING.items())
+def test_a_failed_candidate_is_watermarked_and_registers_nothing(tmp_path, path: str, stage: str) -> None:
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full", "lora"))
+    (tmp_path / path).unlink()
+    if stage != "sweep":
+        with pytest.raises(DataError, match=f"{path}: not there; dvc repro score@lora"):
+            leaderboard.assemble(tmp_path, config)
+    board = leaderboard.assemble(tmp_path, config, partial=True)
+    assert board["partial"] and board["failed"][0]["stage"] == stage and not board["registration"]["passed"]
+    html = report.page(board)
+    assert "PARTIAL" in html and f"failed at {stage}; repeat it: <code>dvc repro score@lora</code>" in html
+
+
+def test_failed_baselines_leave_rows_but_no_verdict(tmp_path) -> None:
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full"))
+    (tmp_path / "metrics/tfidf.json").unlink()
+    board = leaderboard.assemble(tmp_path, config, partial=True)
+    assert board["verdict"] == "No verdict: every baseline failed." and len(board["rows"]) == 1
+    report.write(board, tmp_path / "reports")
+    (tmp_path / "metrics/full.json").unlink()
+    report.write(leaderboard.assemble(tmp_path, config, partial=True), tmp_path / "reports")
+
+
+def test_an_outdated_score_is_refused(tmp_path) -> None:
+    config = story(tmp_path, num_rows=60, names=("tfidf", "full"))
+    answers("test", 60, 0.5, 3).write_parquet(tmp_path / "predictions/test/full.parquet")
+    with pytest.raises(DataError, match=r"metrics/full\.json: test/accuracy is .*dvc repro score@full"):
+        leaderboard.assemble(tmp_path, config)
+
+
+def test_the_last_lines_say_verdict_page_and_command(tmp_path) -> None:
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full", "lora"))
+    board = leaderboard.assemble(tmp_path, config)
+    report.write(board, tmp_path / "reports")
+    lines, code = leaderboard.conclude(tmp_path)
+    assert code == 0 and lines == [board["verdict"], "reports/leaderboard.html", leaderboard.MLFLOW]
+
+    candidate(tmp_path, "full", num_rows=60, share=0.9)
+    lines, code = leaderboard.conclude(tmp_path)
+    assert code == 1 and lines[0].endswith("dvc repro compare") and lines[2] == "reports/partial/leaderboard.html"
+
+    (tmp_path / "models/lora/stepladder.json").unlink()
+    lines, code = leaderboard.conclude(tmp_path)
+    assert code == 1 and lines[0] == "lora failed at train; repeat it: dvc repro score@lora"
+    assert lines[1].startswith("Partial, without lora: ") and len(lines) == 4
+    assert (tmp_path / "reports/partial/leaderboard.png").exists()
+
+
+def test_verdict_is_typed_by_hand(tmp_path) -> None:
+    story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full"))
+    repository = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pipelines.verdict"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
+    options["env"] = {**os.environ, "PYTHONPATH": f"{repository}{os.pathsep}{repository / 'src'}"}
+    result = subprocess.run(command, **options)
+    assert result.returncode == 1 and "reports/partial/leaderboard.html" in result.stdout, result.stderr
+    (tmp_path / "build/compare/compare.yaml").unlink()
+    result = subprocess.run(command, **options)
+    assert result.returncode == 2
+    assert result.stderr == "error[2] build/compare/compare.yaml: not there; dvc repro configure\n"
+
+
+def test_equal_boards_give_equal_bytes(board: dict, tmp_path) -> None:
+    for place in ("one", "two"):
+        report.write(json.loads(json.dumps(board)), tmp_path / place)
+    for suffix in ("json", "csv", "html", "png"):
+        one, two = ((tmp_path / place / f"leaderboard.{suffix}").read_bytes() for place in ("one", "two"))
+        assert one == two and len(one) < 300_000
+
+
+def test_the_csv_has_a_row_for_each_candidate_and_no_formulas(board: dict, tmp_path) -> None:
+    board = json.loads(json.dumps(board))
+    board["rows"][0]["model"] = "=cmd|' /C calc'!A0"
+    report.write(board, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "leaderboard.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["candidate"]: row["level"] for row in rows} == {name: row[0] for name, row in CANDIDATES.items()}
+    assert rows[0]["model"].startswith("'=") and float(rows[0]["test"]) == board["rows"][0]["score"]["test"]
+
+
+class Page(HTMLParser):
+    """Collect what a page needs to be read without its pictures: tags with their attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
+    board = json.loads(json.dumps(board))
+    board["rows"][1]["model"] = "<script>alert(1)</script>"
+    html = report.page(board)
+    tags = Page(html).tags
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html
+    assert ("html", {"lang": "en"}) in tags and "prefers-color-scheme: dark" in html
+    assert not [attrs for _, attrs in tags if {"src", "href"} & set(attrs)]
+    assert "http" not in html and "url(" not in html
+    assert all("scope" in attrs for tag, attrs in tags if tag == "th")
+    count = [tag for tag, _ in tags].count
+    assert count("table") == count("caption") >= 4 and count("h1") == 1
+    assert all("aria-label" in attrs or "aria-hidden" in attrs for tag, attrs in tags if tag == "svg")
+    assert board["claim"] in html and board["evidence"][1:] in html
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.9), (45.0, 46.2), (0.87, 0.87), (-0.3, 1e-4), (0.0, 100.0)])
+def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
+    scale = report.Scale(list(ends))
+    assert 3 <= len(scale.ticks()) <= 8 and all(scale.low <= tick <= scale.high for tick in scale.ticks())
+    assert all(0 <= float(scale.at(end).rstrip("%")) <= 100 for end in ends)
+
+
+def test_numbers_are_written_as_people_read_them() -> None:
+    assert [text.count(value) for value in (0, 770, 24_310, 134_515_008)] == ["0", "770", "24.3 k", "135 M"]
+    assert [text.seconds(value) for value in (0.42, 42, 150, 3900)] == ["0.4 s", "42 s", "2 min 30 s", "1 h 05 min"]
+    assert {text.count(None), text.seconds(None), text.size(None), text.score(None)} == {text.DASH}
+    assert [text.size(value) for value in (512, 1_500_000)] == ["512 B", "1.5 MB"]
+    assert verdict.number(45.26) == "45.3" and text.gain(-0.0512) == "\N{MINUS SIGN}0.051"

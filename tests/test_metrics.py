@@ -1,0 +1,183 @@
+"""Metrics: every file of the folder keeps the contract and equals an independent reference."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepladder import metrics, predictions
+from stepladder.errors import ConfigError, DataError
+
+SALT = ["a cat sat on the mat", "", " ", 'line\u2028sep \x85\x1c\r\n"\\', "Ünï çødé 猫", "the the the the"]
+
+LABELS = [("0", "1"), ("no", "perhaps", "yes"), tuple("abcdef")]
+
+
+def classified(seed: int = 0, num_rows: int = 60, labels: tuple = ("no", "perhaps", "yes")) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    values = rng.dirichlet(np.full(len(labels), 0.7), num_rows)
+    return pl.DataFrame(
+        {
+            "id": [str(row) for row in range(num_rows)],
+            "target": rng.choice(labels, num_rows),
+            "answer": [labels[place] for place in values.argmax(axis=1)],
+            "probabilities": [dict(zip(labels, row, strict=True)) for row in values.tolist()],
+        }
+    )
+
+
+def generated(answers: list[str], targets: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"id": [str(row) for row in range(len(answers))], "target": targets, "answer": answers})
+
+
+def modelled() -> pl.DataFrame:
+    return pl.DataFrame({"id": ["a", "b", "c"], "bits": [10.0, 40.5, 3.0], "num_bytes": [8, 20, 2]})
+
+
+SAMPLES = {
+    "classification": classified(),
+    "generation": generated(["the cat sat on a mat", "a dog", "yes"], ["the cat sat on the mat", "the dog", "yes"]),
+    "language_modeling": modelled(),
+}
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_every_metric_keeps_the_contract(name: str) -> None:
+    metric = metrics.load(name)
+    frame = SAMPLES[metric.TASK]
+    value = metric.compute(frame)
+    assert isinstance(value, float) and math.isfinite(value)
+    assert isinstance(metric.GREATER_IS_BETTER, bool)
+    assert metric.compute(frame.reverse()) == pytest.approx(value, abs=1e-12)
+    assert name in metrics.names(metric.TASK)
+    if hasattr(metric, "rows"):
+        assert metric.rows(frame).shape == (len(frame),)
+        assert metric.rows(frame).mean() == pytest.approx(value, abs=1e-12)
+    if hasattr(metric, "counts"):
+        assert metric.combine(metric.counts(frame).sum(axis=0)) == pytest.approx(value, abs=1e-12)
+
+
+def test_the_metrics_of_a_task_are_those_of_its_files() -> None:
+    assert metrics.names("generation") == ["bleu", "chrf", "exact_match", "rouge_l"]
+    assert metrics.names("language_modeling") == ["bits_per_byte"]
+    assert set(metrics.names("classification")) == {
+        "accuracy", "calibration_error", "log_loss", "macro_f1", "mcc", "roc_auc",
+    }  # fmt: skip
+
+
+def test_an_unknown_metric_is_named_with_its_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"No metric named 'acuracy'\. Did you mean 'accuracy'\?"):
+        metrics.load("acuracy")
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80), st.sampled_from(LABELS))
+def test_classification_equals_scikit_learn(seed: int, num_rows: int, labels: tuple) -> None:
+    from sklearn import metrics as reference
+
+    frame = classified(seed, num_rows, labels)
+    target, answer, values = frame["target"].to_list(), frame["answer"].to_list(), predictions.matrix(frame)
+    ours = metrics.evaluate(frame, "classification")
+    assert ours["accuracy"] == pytest.approx(reference.accuracy_score(target, answer))
+    assert ours["macro_f1"] == pytest.approx(reference.f1_score(target, answer, average="macro", zero_division=0))
+    assert ours["mcc"] == pytest.approx(reference.matthews_corrcoef(target, answer), abs=1e-9)
+    assert ours["log_loss"] == pytest.approx(reference.log_loss(target, values, labels=list(labels)))
+    if len(set(target)) < len(labels):
+        assert ours["roc_auc"] is None
+    elif len(labels) == 2:
+        assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values[:, 1]))
+    else:
+        assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values, multi_class="ovr"))
+
+
+def test_calibration_error_equals_the_formula_bin_by_bin() -> None:
+    frame = classified(3, 200)
+    values, labels = predictions.matrix(frame), predictions.labels(frame)
+    confidence = values.max(axis=1)
+    right = np.array([labels[row] for row in values.argmax(axis=1)]) == frame["target"].to_numpy()
+    expected = 0.0
+    for place in range(15):
+        inside = (confidence > place / 15) & (confidence <= (place + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.load("calibration_error").compute(frame) == pytest.approx(expected)
+
+
+def test_ties_and_certain_probabilities_give_defined_scores() -> None:
+    values = [{"no": 1.0, "yes": 0.0}] * 4
+    frame = generated(["no"] * 4, ["no", "no", "yes", "no"]).with_columns(probabilities=pl.Series(values))
+    scores = metrics.evaluate(frame, "classification")
+    assert scores["mcc"] == 0.0 and scores["roc_auc"] == 0.5 and scores["calibration_error"] == pytest.approx(0.25)
+    assert scores["log_loss"] == pytest.approx(-math.log(np.finfo(float).eps) / 4)
+
+
+def test_labels_keep_the_order_of_the_fields_not_of_the_alphabet() -> None:
+    frame = classified(5, 40, ("yes", "no"))
+    turned = frame.with_columns(
+        probabilities=pl.struct(pl.col("probabilities").struct.field("no"), pl.col("probabilities").struct.field("yes"))
+    )
+    auc = metrics.load("roc_auc").compute
+    assert auc(frame) == pytest.approx(auc(turned)) and predictions.labels(frame) == ["yes", "no"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(SALT) | st.text(max_size=30), st.sampled_from(SALT)), min_size=1, max_size=6))
+def test_generation_equals_sacrebleu_and_rouge_score(pairs: list) -> None:
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    pairs = [(answer.encode("utf-8", "ignore").decode(), target) for answer, target in pairs]
+    answers, targets = [answer for answer, _ in pairs], [target for _, target in pairs]
+    ours = metrics.evaluate(generated(answers, targets), "generation")
+    assert ours["bleu"] == pytest.approx(sacrebleu.corpus_bleu(answers, [targets]).score)
+    assert ours["chrf"] == pytest.approx(sacrebleu.corpus_chrf(answers, [targets]).score)
+    lengths = [RougeScorer(["rougeL"]).score(target, answer)["rougeL"].fmeasure for answer, target in pairs]
+    assert ours["rouge_l"] == pytest.approx(np.mean(lengths))
+
+
+def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
+    frame = generated([" yes\n", "Yes", "y es"], ["yes", "yes", "yes"])
+    assert metrics.load("exact_match").compute(frame) == pytest.approx(1 / 3)
+
+
+def test_bits_per_byte_weighs_rows_by_their_bytes() -> None:
+    assert metrics.load("bits_per_byte").compute(modelled()) == pytest.approx(53.5 / 30)
+
+
+def test_faulty_predictions_are_refused_in_one_line(tmp_path) -> None:
+    good = classified()
+    faults = {
+        "no column answer": good.drop("answer"),
+        "no rows": good.head(0),
+        "id '0' stands there twice": pl.concat([good, good.head(1)]),
+        "target that is no label": good.with_columns(target=pl.lit("maybe")),
+        "do not sum to 1": good.with_columns(probabilities=pl.struct(no=0.5, perhaps=0.1, yes=0.1)),
+        "not finite": good.with_columns(probabilities=pl.struct(no=float("nan"), perhaps=0.1, yes=0.1)),
+    }
+    for fault, frame in faults.items():
+        frame.write_parquet(tmp_path / "c.parquet")
+        with pytest.raises(DataError, match=fault) as caught:
+            predictions.read(tmp_path / "c.parquet", "classification")
+        assert "\n" not in str(caught.value) and "c.parquet" in str(caught.value)
+
+
+def test_an_id_on_both_sides_is_refused(tmp_path) -> None:
+    for part in ("val", "test"):
+        (tmp_path / part).mkdir()
+        classified().write_parquet(tmp_path / part / "c.parquet")
+    with pytest.raises(DataError, match=r"test/c\.parquet: id '0' is in .*val/c\.parquet too"):
+        predictions.read_parts(tmp_path, "c", "classification")
+
+
+def test_listing_metrics_imports_nothing_heavy() -> None:
+    heavy = ["torch", "transformers", "mlflow", "lightning", "sklearn", "scipy", "matplotlib", "nltk", "sacrebleu"]
+    code = "import sys; from stepladder import leaderboard, metrics; metrics.names('generation');"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
