@@ -1,0 +1,140 @@
+"""Answering: a language model together with all it needs to answer records, on disk and in memory.
+
+A folder holds the ecosystem's own files (`save_pretrained`: safetensors, tokenizer, adapter_config) and
+`stepladder.json`, which says how the answer is read off:
+{"form": "classifier", "objective": "supervised", "labels": ["negative", "positive"], "base": "state/store/models/..."}
+`base` names the folder of weights that are not in this one (adapters, frozen backbones, prompting), relative to the
+repository's root.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import peft
+import polars as pl
+
+from stepladder import models, objectives, pooled, store, training
+from stepladder.errors import IntegrityError
+from stepladder.prompts import Prompt
+from stepladder.settings import Settings, resolve, speed
+
+DESCRIPTION = "stepladder.json"
+KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
+
+
+class Answerer:
+    """A model, its tokenizer and its objective; `description` is what is needed to open it again."""
+
+    def __init__(self, model, tokenizer, description: dict, *, runtime: dict | None = None):
+        self.model, self.tokenizer, self.description = model, tokenizer, description
+        prompt = description["prompt"] and Prompt(**description["prompt"])
+        self.objective = objectives.load(description["objective"])(
+            tokenizer,
+            task=description["task"],
+            labels=description["labels"],
+            prompt=prompt,
+            decoding=description["decoding"],
+            max_length=description["inference"]["max_length"],
+        )
+        self.settings = Settings(**description["inference"], **speed(runtime or {}))
+
+    def predict(self, records: pl.DataFrame) -> pl.DataFrame:
+        """Return predictions for `records` in their order."""
+        return training.predict(self.model, self.objective, records, self.settings)
+
+    def save(self, folder: Path, facts: dict) -> None:
+        """Write weights that are not the base's, the tokenizer and the description with `facts` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter = isinstance(self.model, peft.PeftModel)
+        if adapter:
+            self.model.peft_config["default"].base_model_name_or_path = self.description["base"]
+        if adapter or self.description["form"] == "pooled" or self.description["base"] is None:
+            self.model.save_pretrained(folder)
+        if self.description["base"] is None or adapter:
+            self.tokenizer.save_pretrained(folder)
+        _write(folder, {**self.description, "adapter": adapter, **facts})
+
+    def export(self, folder: Path) -> None:
+        """Write a folder that needs no other: adapters merged into their base, a frozen backbone beside its head."""
+        model = self.model.merge_and_unload() if isinstance(self.model, peft.PeftModel) else self.model
+        if self.description["form"] == "pooled":
+            model.base_model.save_pretrained(folder)
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        _write(folder, {**self.description, "base": None, "adapter": False})
+
+
+def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None):
+    """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
+    if form == "causal":
+        return models.causal(folder)
+    return (pooled if form == "pooled" else models).classifier(folder, labels, seed=seed)
+
+
+def describe(
+    form: str, *, task: str, labels: list[str] | None, objective: str, prompt: Prompt | None, **sections
+) -> dict:
+    """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision) and base."""
+    inference = {key: sections["inference"][key] for key in ("max_length", "eval_batch_size", "precision")}
+    inference["precision"] = resolve(inference["precision"])
+    return {
+        "form": form,
+        "task": task,
+        "labels": labels,
+        "objective": objective,
+        "prompt": prompt and asdict(prompt),
+        "decoding": sections["decoding"],
+        "inference": inference,
+        "base": sections["base"],
+    }
+
+
+def read(folder: Path) -> dict:
+    """Return the description of a saved folder; IntegrityError when there is none."""
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise IntegrityError(f"{file}: missing; this is no finished model (run its stage train again)")
+    return json.loads(file.read_text())
+
+
+def load(folder: Path) -> Answerer:
+    """Return the Answerer that was saved in `folder`."""
+    saved = read(folder)
+    base = store.root() / saved["base"] if saved["base"] else folder
+    model = open_model(saved["form"], base, saved["labels"], seed=0 if saved["base"] else None)
+    if saved["form"] == "pooled":
+        model.load_head(folder)
+    elif saved["adapter"]:
+        model = peft.PeftModel.from_pretrained(model, folder).eval()
+    return Answerer(model, models.tokenizer(base), {key: saved[key] for key in KEYS})
+
+
+def _write(folder: Path, content: dict) -> None:
+    (folder / DESCRIPTION).write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def objective(sections: dict) -> str:
+    """Return the objective's name: raw text is always language modelling, else what the sections say."""
+    if sections["task"]["name"] == "language_modeling":
+        return "language_modeling"
+    return (sections["objective"] or {"name": "response"})["name"]
+
+
+def labels(task: dict, train: pl.DataFrame) -> list[str] | None:
+    """Return the labels of a classification task in their order: the task's own, else those of train, sorted."""
+    if task["name"] != "classification":
+        return None
+    return list(task["labels"]) if task["labels"] else sorted(set(train["target"]))
+
+
+def prompt(task: dict, section: dict, labels: list[str] | None) -> Prompt:
+    """Return the prompt of a composed section with the task's words filled in."""
+    return Prompt(
+        template=section["template"],
+        separator=section["separator"],
+        input_name=task["input_name"],
+        answer_name=task["answer_name"],
+        instruction=task["instruction"] or "",
+        words=(task["labels"] or {label: label for label in labels}) if labels else {},
+    )

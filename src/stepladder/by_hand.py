@@ -1,0 +1,21 @@
+"""By hand: a run that was typed, on a prepared data set, into a folder of its own; DVC's outputs are not touched."""
+
+from pathlib import Path
+
+from stepladder import candidates, conversions, runs, splits, store, sync
+
+
+def train(config: dict, output: Path) -> dict[str, float]:
+    """Train what was typed into `output`, fetching its base when needed, and track it; return the val scores.
+
+    Raises DataError with the command to type where the data set is not prepared.
+    """
+    files = splits.assign(config["data"]["name"], config["corpus"])
+    folder = conversions.provide(config["model"]).get("folder")
+    chosen = candidates.Inputs(files, folder and store.root() / folder)
+    with runs.measured(output / "train.json") as cost:
+        scores = candidates.fit_into(
+            output / "model", output / "val.parquet", sections=config, files=chosen, cost=cost
+        )
+    sync.by_hand(config, files, output, scores)
+    return scores

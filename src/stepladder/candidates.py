@@ -1,0 +1,137 @@
+"""Candidates: one complete choice, from composed sections and files to a trained model and its predictions.
+
+Stages of the pipeline pass `config`, the composed sections as a plain dict; a config without a candidate's name comes
+from a command typed by hand and writes into a folder of its own.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from stepladder import levels, records, runs, store
+from stepladder.errors import DataError
+
+HISTORY = "history.jsonl"
+UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "code")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files a candidate reads and the folder of its base; `files` are {"train": {"path", "sha256"}, ...}."""
+
+    files: dict
+    base: Path | None
+
+    def read(self, part: str) -> pl.DataFrame:
+        """Return the records of train, val or test."""
+        return records.read(self.files[part]["path"])
+
+    def corpus(self) -> dict[str, pl.DataFrame] | None:
+        """Return {"train", "val"} of the corpus, None without one."""
+        chosen = self.files["corpus"]
+        return chosen and {part: records.read(chosen[part]["path"]) for part in ("train", "val")}
+
+
+def inputs(config: dict) -> Inputs:
+    """Return what `assign` chose and `fetch` brought; DataError with the command to type where it is missing."""
+    name = config["candidate"]
+    assigned, fetched = Path("inputs", f"{name}.json"), Path("assets", f"{name}.json")
+    for file in (assigned, fetched):
+        if not file.is_file():
+            raise DataError(f"{file}: missing; make it with: dvc repro train@{name}")
+    folder = json.loads(fetched.read_text()).get("folder")
+    return Inputs(json.loads(assigned.read_text()), folder and store.root() / folder)
+
+
+def tuned(config: dict) -> dict:
+    """Return the composed sections with those that the sweep settled in their place."""
+    file = Path("tuned", f"{config['candidate']}.yaml")
+    found = yaml.safe_load(file.read_text())["sections"] if config["candidate"] and file.is_file() else {}
+    return {**config, **found}
+
+
+def key(sections: dict, files: dict) -> str:
+    """Return the hash of settings and data that a tracked run stands for."""
+    settings = {name: value for name, value in sections.items() if name not in UNTRACKED}
+    content = json.dumps([settings, files], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def sample(train: pl.DataFrame, max_rows: int | None, seed: int) -> pl.DataFrame:
+    """Return at most `max_rows` records, chosen by a seeded hash of their ids, in their order."""
+    if max_rows is None or len(train) <= max_rows:
+        return train
+    ranks = [hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest() for identifier in train["id"]]
+    limit = sorted(ranks)[max_rows - 1]
+    kept = train.filter(pl.Series(ranks) <= limit)
+    print(f"train on {len(kept):,} of {len(train):,} rows (data.max_rows)", flush=True)
+    return kept
+
+
+def fit(sections: dict, files: Inputs, *, folder: Path, state: Path) -> dict:
+    """Train one candidate, save it in `folder` and its val predictions beside; return its facts.
+
+    `folder` appears only when everything in it is finished.
+    """
+    level = levels.load(sections["level"]["name"])(sections, base=files.base)
+    train, val = files.read("train"), files.read("val")
+    sampled = sample(train, sections["data"]["max_rows"], sections["seed"])
+    shutil.rmtree(state, ignore_errors=True)
+    made = state / "made"
+    made.mkdir(parents=True)
+    with (made / HISTORY).open("w") as history:
+
+        def log(name: str, value: float, step: int, epoch: int) -> None:
+            print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=history, flush=True)
+
+        facts = level.fit(sampled, val, state=state, log=log, corpus=files.corpus())
+    facts |= {"num_train_rows": len(train)}
+    level.save(made)
+    records.write(level.predict(val), state / "val.parquet")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.move(made, folder)
+    return facts
+
+
+def train(config: dict) -> dict[str, float]:
+    """Stage train: write models/<c>/ and predictions/val/<c>.parquet; return the val scores."""
+    name, sections, files = config["candidate"], tuned(config), inputs(config)
+    places = (Path("models", name), Path("predictions", "val", f"{name}.parquet"))
+    with runs.measured(Path("runs", name, "train.json")) as cost:
+        return fit_into(*places, sections=sections, files=files, cost=cost)
+
+
+def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict) -> dict[str, float]:
+    """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
+    state = store.root() / "state" / "train" / f"{sections['candidate'] or 'by_hand'}-{key(sections, files.files)}"
+    facts = fit(sections, files, folder=folder, state=state)
+    cost |= {"num_rows": facts["examples_seen"]}
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(state / "val.parquet", predictions)
+    shutil.rmtree(state)
+    return _scores(predictions, sections["task"]["name"])
+
+
+def evaluate(config: dict) -> None:
+    """Stage evaluate: open the test split once and write predictions/test/<c>.parquet."""
+    name = config["candidate"]
+    level = levels.load(config["level"]["name"]).load(Path("models", name))
+    test = inputs(config).read("test")
+    with runs.measured(Path("runs", name, "evaluate.json")) as cost, runs.timed(cost, len(test)):
+        predictions = level.predict(test)
+    records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
+
+
+def _scores(predictions: Path, task: str) -> dict[str, float]:
+    from stepladder import metrics
+
+    scores = metrics.evaluate(pl.read_parquet(predictions), task)
+    known = {name: value for name, value in scores.items() if value is not None}
+    print(f"val: {', '.join(f'{name} {value:.4f}' for name, value in known.items())}", flush=True)
+    return known

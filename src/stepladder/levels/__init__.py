@@ -1,0 +1,20 @@
+"""Levels: the ways to use a language model, one file each, all behind one contract.
+
+A level is a class `Level(sections, *, base)`; `sections` are the composed sections as plain dicts and `base` the folder
+of fetched weights, or None. It has
+`fit(train, val, *, state, log, corpus=None) -> facts`, `predict(records) -> predictions`, `save(folder)` and
+`Level.load(folder)`, so that one `evaluate` serves all.
+"""
+
+import importlib
+import pkgutil
+
+from stepladder.errors import ConfigError, unknown
+
+
+def load(name: str) -> type:
+    """Return the class `Level` of `levels/<name>.py`; raises ConfigError for an unknown name."""
+    known = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name not in known:
+        raise ConfigError(f"level: {unknown('level', name, known)}")
+    return importlib.import_module(f"{__name__}.{name}").Level

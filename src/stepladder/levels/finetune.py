@@ -1,0 +1,70 @@
+"""Level finetune: change some weights of a pretrained model for one task.
+
+A head answers where the objective is `supervised` (encoders; decoders without a prompt), the model itself where it is
+`response`. With method `frozen` the backbone runs once over the data and only a linear layer is trained.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from stepladder import answering, methods, models, settings, store, training
+from stepladder.training import Examples
+
+
+class Level:
+    """A pretrained model, a method and an objective."""
+
+    def __init__(self, sections: dict, *, base: Path | None):
+        self.sections, self.base, self.answerer, self.facts = sections, base, None, {}
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+        """Train with early stopping on val and restore the best weights; return what was seen and reached."""
+        self.answerer = self._open(train)
+        answerer, plan = self.answerer, settings.of(self.sections)
+        total, trained = models.count(answerer.model)
+        parts = [Examples(part, answerer.objective.encode(part, train=part is train)) for part in (train, val)]
+        print(training.forecast(parts[0], plan), flush=True)
+        if answerer.description["form"] == "pooled":
+            parts = [training.embed(answerer.model, answerer.objective, part, plan) for part in parts]
+        facts = training.fit(
+            (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
+        )
+        self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), **facts}
+        self.facts |= {"num_parameters": total, "num_trained_parameters": trained}
+        return self.facts
+
+    def predict(self, records: pl.DataFrame) -> pl.DataFrame:
+        """Return predictions for `records` in their order."""
+        return self.answerer.predict(records)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that transformers (and peft, for adapters) open without this package."""
+        self.answerer.save(folder, self.facts)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Level":
+        """Return the level that was saved in `folder`."""
+        level = cls({}, base=None)
+        level.answerer = answering.load(folder)
+        return level
+
+    def _open(self, train: pl.DataFrame) -> answering.Answerer:
+        sections = self.sections
+        task, method, seed = sections["task"], sections["method"] or methods.FULL, sections["seed"]
+        labels, objective = answering.labels(task, train), answering.objective(sections)
+        heads = "pooled" if method == methods.FROZEN else "classifier"
+        form = heads if objective == "supervised" else "causal"
+        model = methods.apply(answering.open_model(form, self.base, labels, seed=seed), method, seed=seed)
+        whole = form != "pooled" and method == methods.FULL
+        description = answering.describe(
+            form,
+            task=task["name"],
+            labels=labels,
+            objective=objective,
+            prompt=answering.prompt(task, sections["prompt"], labels) if objective == "response" else None,
+            decoding=sections["decoding"],
+            inference=sections["trainer"],
+            base=None if whole else store.shown(self.base),
+        )
+        return answering.Answerer(model, models.tokenizer(self.base), description, runtime=sections["runtime"])

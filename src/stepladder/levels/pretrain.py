@@ -1,0 +1,79 @@
+"""Level pretrain: all weights are ours: learn a tokenizer, predict the next token of a corpus, then specialise.
+
+Phases: tokenizer -> pretrain (packed rows, reported as bits per byte of held-out text) -> specialise, which is level
+finetune with every weight on the model just built. Only train parts feed the first two.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from stepladder import models, objectives, training, vocabulary
+from stepladder.errors import ConfigError
+from stepladder.levels import finetune
+from stepladder.settings import Settings, resolve, speed
+from stepladder.training import Examples
+
+NUM_CHECKS = 4  # validations over the pretraining
+NUM_HELD_OUT = 500  # records of the corpus's val part that measure it
+
+
+class Level(finetune.Level):
+    """A tokenizer and a small Llama of our own, specialised to the task."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+        """Build the model from `corpus`, {"train", "val"}, then train it on the task; return the facts of both."""
+        if corpus is None:
+            raise ConfigError("corpus: level=pretrain needs one; name a data set, for example corpus=plain_english")
+        self.base = state / "pretrained"
+        before = self._pretrain(_texts(corpus["train"]), _texts(corpus["val"])[:NUM_HELD_OUT], state=state, log=log)
+        facts = super().fit(train, val, state=state / "specialise", log=log)
+        facts["pretraining"] = before
+        return facts
+
+    def _pretrain(self, texts: pl.DataFrame, held_out: pl.DataFrame, *, state: Path, log) -> dict:
+        section, plan, seed = self.sections["model"], self.sections["level"]["pretraining"], self.sections["seed"]
+        length = section["context_length"]
+        learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
+        model = models.llama(section, learned, seed=seed)
+        objective = objectives.load("language_modeling")(learned, task="language_modeling", max_length=length)
+        packed = Examples(texts, objective.encode(texts, train=True))
+        print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
+        facts = training.fit(
+            (model, objective),
+            self._settings(plan, length),
+            train=packed,
+            val=Examples(held_out, objective.encode(held_out, train=False)),
+            state=state / "pretrain",
+            log=lambda name, *values: log(f"pretrain/{name}", *values),
+        )
+        model.save_pretrained(self.base)
+        learned.save_pretrained(self.base)
+        predictions = training.predict(model, objective, held_out, self._settings(plan, length))
+        bits = float(predictions["bits"].sum() / predictions["num_bytes"].sum())
+        return {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}
+
+    def _settings(self, plan: dict, length: int) -> Settings:
+        optimizer = {**self.sections["optimizer"], "learning_rate": plan["learning_rate"]}
+        optimizer["weight_decay"] = plan["weight_decay"]
+        steps = plan["max_tokens"] // (plan["batch_size"] * length)
+        return Settings(
+            max_length=length,
+            eval_batch_size=self.sections["trainer"]["eval_batch_size"],
+            precision=resolve(self.sections["trainer"]["precision"]),
+            batch_size=plan["batch_size"],
+            max_steps=max(NUM_CHECKS, steps - steps % NUM_CHECKS),
+            patience=NUM_CHECKS,
+            checks_per_epoch=NUM_CHECKS,
+            seed=self.sections["seed"],
+            **speed(self.sections["runtime"]),
+            optimizer=optimizer,
+            scheduler={"name": "cosine", "warmup_share": plan["warmup_share"]},
+        )
+
+
+def _texts(records: pl.DataFrame) -> pl.DataFrame:
+    """Return inputs and, where there are any, targets as texts of their own, each once."""
+    columns = [records.select("id", "source", pl.col(name).alias("input")) for name in ("input", "target")]
+    texts = pl.concat(columns).drop_nulls("input").unique("input", maintain_order=True)
+    return texts.with_columns(pl.lit(None, pl.String).alias("target"))

@@ -1,0 +1,39 @@
+"""Methods: which weights of a loaded model are trained at level `finetune`.
+
+`full` trains all, `frozen` only the head, and the name of a PEFT configuration class (`peft.LoraConfig`) trains
+what that class adds. Source: Hu et al. 2021 (arXiv:2106.09685) for LoRA, the peft library for the rest.
+"""
+
+import peft
+import torch
+
+from stepladder.errors import ConfigError
+
+FULL, FROZEN = {"name": "full"}, {"name": "frozen"}
+
+
+def apply(model: torch.nn.Module, method: dict, *, seed: int) -> torch.nn.Module:
+    """Return `model` ready to train by `method`; PEFT methods return a wrapped model.
+
+    Raises ConfigError when the method leaves nothing to train, or names no PEFT configuration.
+    """
+    torch.manual_seed(seed)
+    if target := method.get("_target_"):
+        model = peft.get_peft_model(model, _configuration(target, method, model))
+    elif method == FROZEN:
+        model.base_model.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ConfigError(f"method: {method} leaves no weight to train")
+    return model
+
+
+def _configuration(target: str, method: dict, model: torch.nn.Module) -> peft.PeftConfig:
+    kind = getattr(peft, target.removeprefix("peft."), None)
+    if not (isinstance(kind, type) and issubclass(kind, peft.PeftConfig)):
+        raise ConfigError(f"method._target_: '{target}' is no configuration class of peft")
+    options = {key: value for key, value in method.items() if key not in ("_target_", "name")}
+    return kind(task_type=_task_type(model), **options)
+
+
+def _task_type(model: torch.nn.Module) -> str:
+    return "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"

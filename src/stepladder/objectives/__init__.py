@@ -1,0 +1,34 @@
+"""Objectives: one file a loss; each says how records become examples, what is minimised and how an answer is read off.
+
+An objective is a class `Objective` with
+`encode(records, *, train) -> list[Example]`, `collate(examples) -> batch`, `loss(model, batch) -> scalar`,
+`answer(model, batch) -> one dict a row` and `predictions(records, rows) -> DataFrame`.
+An example is a dict with `length` (tokens) and `row` (position of its record).
+"""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import polars as pl
+
+from stepladder.errors import ConfigError, unknown
+
+
+def load(name: str) -> type:
+    """Return the class `Objective` of `objectives/<name>.py`; raises ConfigError for an unknown name."""
+    known = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name not in known:
+        raise ConfigError(f"objective.name: {unknown('objective', name, known)}")
+    return importlib.import_module(f"{__name__}.{name}").Objective
+
+
+def classified(records: pl.DataFrame, scores: np.ndarray, labels: list[str]) -> pl.DataFrame:
+    """Return predictions with the label of the highest log-score and probabilities normalised over the labels."""
+    shifted = np.exp(scores - scores.max(1, keepdims=True))  # (rows, labels)
+    shares = shifted / shifted.sum(1, keepdims=True)
+    columns = [pl.Series(label, shares[:, i]) for i, label in enumerate(labels)]
+    return records.select("id", "source", "target").with_columns(
+        pl.Series("answer", [labels[i] for i in scores.argmax(1)]),
+        pl.struct(columns).alias("probabilities"),
+    )

@@ -1,0 +1,134 @@
+"""Response: a causal model writes the answer after a prompt; cross-entropy on the answer's tokens only.
+
+For classification the answer is a label's word, and the label with the highest log-likelihood is predicted; for
+generation the answer is free text, closed by the end-of-text token.
+"""
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from stepladder import generation
+from stepladder.errors import ConfigError
+from stepladder.objectives import classified
+from stepladder.prompts import Prompt
+
+
+class Objective:
+    """Next-token loss on answers; `labels` is None where the answer is free text."""
+
+    tasks = ("classification", "generation")
+
+    def __init__(self, tokenizer, *, task: str, labels: list[str] | None, max_length: int, prompt: Prompt, decoding):
+        self.task, self.tokenizer, self.labels, self.max_length = task, tokenizer, labels, max_length
+        self.prompt, self.decoding = prompt, decoding or {}
+        self.label_ids = [self._label_ids(label) for label in labels or []]
+        self.prefix = None  # a shared prompt prefix, set by `share`
+        self.num_truncated = 0
+
+    def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
+        """Return one example a record; an input too long for `max_length` is cut at its end, the prompt never."""
+        prompts = self.tokenizer([self.prompt.question(text) for text in records["input"]])["input_ids"]
+        examples = []
+        for row, (ids, text, target) in enumerate(zip(prompts, records["input"], records["target"], strict=True)):
+            answer, label = self._target(target)
+            room = self.max_length - (len(answer) if self.labels is None else max(map(len, self.label_ids)))
+            ids = ids if len(ids) <= room else self._cut(text, len(ids) - room)
+            examples.append({"ids": ids, "answer": answer, "label": label, "row": row, "length": len(ids)})
+        return examples
+
+    def collate(self, examples: list[dict]) -> dict[str, Tensor | list]:
+        """Return prompts padded on the left, answers as lists, labels and row (rows)."""
+        return {
+            **generation.left_pad([e["ids"] for e in examples], self.tokenizer.pad_token_id),
+            "answers": [e["answer"] for e in examples],
+            "labels": torch.tensor([e["label"] for e in examples]),
+            "row": torch.tensor([e["row"] for e in examples]),
+        }
+
+    def loss(self, model, batch: dict) -> Tensor:
+        """Return the mean over rows of the negative log-likelihood of the answer's tokens, in nats a token."""
+        losses, counts = self._token_losses(model, batch)
+        return losses.sum() / counts.sum()
+
+    def share(self, model, examples: list[dict]) -> None:
+        """Compute the prefix that all prompts share once, for the scoring that follows; call it with no gradient."""
+        self.prefix = generation.Prefix(model, [example["ids"] for example in examples])
+
+    def answer(self, model, batch: dict) -> list[dict]:
+        """Return for each row the labels' log-likelihoods, or the text that the model writes, and the row's loss."""
+        if self.labels is None:
+            return self._written(model, batch)
+        scores = generation.label_scores(model, self._after_prefix(batch), self.label_ids, self.prefix)
+        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), batch["labels"].tolist(), strict=True)
+        return [{"row": row, "scores": score, "loss": -float(score[label])} for row, score, label in rows]
+
+    def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
+        """Return the predictions of `records` in their order."""
+        ordered = sorted(rows, key=lambda row: row["row"])
+        if self.labels is not None:
+            return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
+        answers = pl.Series("answer", [row["text"] for row in ordered], dtype=pl.String)
+        return records.select("id", "source", "target").with_columns(answers)
+
+    def _answer_ids(self, target: str) -> list[int]:
+        return self.tokenizer(self.prompt.answer(target), add_special_tokens=False)["input_ids"]
+
+    def _label_ids(self, label: str) -> list[int]:
+        ids, question = self._answer_ids(label), self.prompt.question("x")
+        whole = self.tokenizer(question + self.prompt.answer(label))["input_ids"]
+        if whole != self.tokenizer(question)["input_ids"] + ids:
+            raise ConfigError(f"prompt.template: its end and the answer {label!r} melt into one token; end it with ':'")
+        return ids
+
+    def _target(self, target: str) -> tuple[list[int], int]:
+        if self.labels is None:
+            return [*self._answer_ids(target), self.tokenizer.eos_token_id], 0
+        label = self.labels.index(target)
+        return self.label_ids[label], label
+
+    def _cut(self, text: str, surplus: int) -> list[int]:
+        """Return the prompt of `text` with at least `surplus` tokens less, cut from the end of the record's input."""
+        self.num_truncated += 1
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= surplus:
+            raise ConfigError(f"trainer.max_length={self.max_length} is shorter than the prompt without its input")
+        kept = self.tokenizer.decode(ids[: len(ids) - surplus - 1])
+        return self.tokenizer(self.prompt.question(kept))["input_ids"]
+
+    def _token_losses(self, model, batch: dict) -> tuple[Tensor, Tensor]:
+        """Return per row the summed loss of its answer's tokens and their number, in one pass over prompt + answer."""
+        answers, prompts = batch["answers"], _rows(batch)
+        width = max(map(len, answers))
+        whole = [ids + answer[:-1] for ids, answer in zip(prompts, answers, strict=True)]
+        inputs = generation.left_pad(whole, self.tokenizer.pad_token_id)
+        device = batch["input_ids"].device
+        logits = generation.logits(
+            model, inputs["input_ids"].to(device), inputs["attention_mask"].to(device), keep=width
+        )  # (rows, width, vocabulary); a row's answer fills the last columns
+        wanted = torch.full((len(answers), width), -100)
+        for row, answer in enumerate(answers):
+            wanted[row, width - len(answer) :] = torch.tensor(answer)
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted.to(device), reduction="none")
+        return losses.sum(1), (wanted != -100).sum(1).to(device)
+
+    def _written(self, model, batch: dict) -> list[dict]:
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        losses, counts = self._token_losses(model, batch)
+        texts = generation.generate(model, self.tokenizer, inputs, **self.decoding)
+        rows = zip(batch["row"].tolist(), texts, (losses / counts).tolist(), strict=True)
+        return [{"row": row, "text": text, "loss": loss} for row, text, loss in rows]
+
+    def _after_prefix(self, batch: dict) -> dict[str, Tensor]:
+        skip = len(self.prefix.tokens) if self.prefix else 0
+        if not skip:
+            return batch
+        shorter = generation.left_pad([ids[skip:] for ids in _rows(batch)], self.tokenizer.pad_token_id)
+        return {key: value.to(batch["input_ids"].device) for key, value in shorter.items()}
+
+
+def _rows(batch: dict) -> list[list[int]]:
+    """Return each row's token ids without padding."""
+    masks = batch["attention_mask"].bool()
+    return [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], masks, strict=True)]

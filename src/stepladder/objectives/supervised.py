@@ -1,0 +1,58 @@
+"""Supervised: a classification head answers; cross-entropy over the labels."""
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from stepladder.objectives import classified
+
+
+class Objective:
+    """Cross-entropy of `AutoModelForSequenceClassification`, whose label order is `labels`."""
+
+    tasks = ("classification",)
+
+    def __init__(self, tokenizer, *, task: str, labels: list[str], max_length: int, **_unused):
+        self.task, self.tokenizer, self.labels, self.max_length = task, tokenizer, labels, max_length
+
+    def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
+        """Return one example a record, its input cut to `max_length` tokens."""
+        texts = self.tokenizer(records["input"].to_list(), truncation=True, max_length=self.max_length)["input_ids"]
+        index = {label: i for i, label in enumerate(self.labels)}
+        labels = [index.get(target, -100) for target in records["target"]]
+        rows = zip(texts, labels, strict=True)
+        return [{"ids": ids, "label": label, "row": i, "length": len(ids)} for i, (ids, label) in enumerate(rows)]
+
+    def collate(self, examples: list[dict]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask (rows, tokens), labels and row (rows), padded to the longest.
+
+        Examples with `features` (rows, width), a frozen backbone's output, bring those instead of tokens.
+        """
+        if "features" in examples[0]:
+            batch = {"features": torch.stack([e["features"] for e in examples])}
+        else:
+            batch = self.tokenizer.pad({"input_ids": [e["ids"] for e in examples]}, return_tensors="pt")
+        batch["labels"] = torch.tensor([e["label"] for e in examples])
+        batch["row"] = torch.tensor([e["row"] for e in examples])
+        return dict(batch)
+
+    def loss(self, model, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy of the batch, in nats."""
+        return torch.nn.functional.cross_entropy(self._logits(model, batch), batch["labels"])
+
+    def answer(self, model, batch: dict[str, Tensor]) -> list[dict]:
+        """Return for each row its log-probabilities and its loss."""
+        scores = self._logits(model, batch).log_softmax(-1)  # (rows, labels)
+        losses = torch.nn.functional.nll_loss(scores, batch["labels"], reduction="none")
+        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), losses.tolist(), strict=True)
+        return [{"row": row, "scores": score, "loss": loss} for row, score, loss in rows]
+
+    def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
+        """Return the predictions of `records` in their order."""
+        ordered = sorted(rows, key=lambda row: row["row"])
+        return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
+
+    def _logits(self, model, batch: dict[str, Tensor]) -> Tensor:
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
+        return model(**inputs).logits.float()

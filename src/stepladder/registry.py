@@ -1,0 +1,95 @@
+"""Registry: a winner that passes the gate becomes a self-contained version of a registered model.
+
+The first version is aliased `champion`, later ones `challenger`; a version that does not answer as it was measured is
+not registered.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+import polars as pl
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from stepladder import answering, records
+from stepladder.errors import IntegrityError
+from stepladder.tracking import KEY
+
+NUM_CHECKED = 256  # test rows that are asked again
+SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
+PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
+ASK = """
+import sys
+sys.modules["stepladder"] = None  # served without it
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+model.predict(pandas.read_json(sys.argv[2], dtype=str)).to_json(sys.argv[3])
+"""
+
+
+def register(runs: dict[str, str], *, model: str) -> dict:
+    """Register what reports/leaderboard.json lets pass and return {"candidate", "passed", "reason", "model"}.
+
+    `runs` maps candidates to the ids of their tracked runs. A version of the same key is not made twice.
+    Raises IntegrityError when the reloaded model answers otherwise than it did on the test split.
+    """
+    board = json.loads(Path("reports", "leaderboard.json").read_text())
+    outcome = {key: board["registration"][key] for key in ("candidate", "passed", "reason")} | {"model": model}
+    if not outcome["passed"]:
+        return outcome
+    client, name = mlflow.MlflowClient(), outcome["candidate"]
+    run = client.get_run(runs[name])
+    known = client.search_model_versions(f"name = '{model}'")
+    if any(version.tags.get(KEY) == run.data.tags[KEY] for version in known):
+        return outcome
+    with mlflow.start_run(run_id=run.info.run_id), tempfile.TemporaryDirectory() as folder:
+        uri = _log(name, Path(folder))
+    _check(uri, name)
+    version = mlflow.register_model(uri, model, tags={KEY: run.data.tags[KEY], "candidate": name})
+    alias = "challenger" if known else "champion"
+    client.set_registered_model_alias(model, alias, version.version)
+    print(f"registered models:/{model}@{alias} (version {version.version}): {name}", flush=True)
+    return outcome
+
+
+def _log(name: str, folder: Path) -> str:
+    """Log the candidate as an MLflow model from code and return its address."""
+    answerer = answering.load(Path("models", name))
+    answerer.export(folder)
+    labels = answerer.description["labels"] or []
+    outputs = [ColSpec("string", "answer"), *(ColSpec("double", label) for label in labels)]
+    example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
+    logged = mlflow.pyfunc.log_model(
+        name=name,
+        python_model=str(Path(__file__).with_name("serving.py")),
+        artifacts={"model": str(folder)},
+        signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
+        input_example=example.select("input").to_dicts()[0],
+        pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
+    )
+    return logged.model_uri
+
+
+def _check(uri: str, name: str) -> None:
+    """Ask the logged model again in a fresh process; IntegrityError when its answers differ from the measured ones."""
+    chosen = json.loads(Path("inputs", f"{name}.json").read_text())
+    asked = records.read(chosen["test"]["path"]).head(NUM_CHECKED)
+    measured = pl.read_parquet(Path("predictions", "test", f"{name}.parquet")).head(NUM_CHECKED)
+    with tempfile.TemporaryDirectory() as folder:
+        question, reply = Path(folder, "question.json"), Path(folder, "reply.json")
+        question.write_text(json.dumps(asked.select("input").to_dicts()))
+        subprocess.run([sys.executable, "-c", ASK, uri, question, reply], check=True)
+        answers = list(json.loads(reply.read_text())["answer"].values())
+    equal = sum(a == b for a, b in zip(answers, measured["answer"], strict=True)) / len(answers)
+    if equal < SHARE_EQUAL:
+        raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version(package).split("+")[0]

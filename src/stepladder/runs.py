@@ -1,0 +1,59 @@
+"""Runs: what a stage cost: seconds, memory, machine and versions, in `runs/<candidate>/<stage>.json` outside of DVC.
+
+Only `compare` reads these, for prices; nothing that a stage puts out depends on them.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+PACKAGES = ("stepladder", "torch", "transformers", "peft", "lightning", "mlflow", "dvc", "hydra-core", "polars")
+
+
+@contextmanager
+def measured(file: Path):
+    """Yield a dict to add facts to; at the end write it to `file` with seconds, memory in bytes and versions."""
+    wall, cpu, facts = time.perf_counter(), _cpu_seconds(), {}
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    yield facts
+    facts |= {
+        "stage": file.stem,
+        "started": started,
+        "seconds": round(time.perf_counter() - wall, 3),
+        "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+        "git_revision": revision(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def timed(facts: dict, num_rows: int):
+    """Add the rows and the rows a second of the work inside, loading apart."""
+    started = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    facts |= {"num_rows": num_rows, "examples_per_second": round(num_rows / seconds, 2)}
+
+
+def revision() -> str | None:
+    """Return the git commit that is checked out, None outside of git."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,64 @@
+"""Search: every combination of a sweep's values, fitted on a sample of train and judged on val; test is never read."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from stepladder import candidates, levels, metrics, records, runs, store
+
+Trial = Callable[[dict, list[str]], dict]  # composes a candidate again with more overrides
+
+
+def grid(config: dict, trial: Trial) -> None:
+    """Stage sweep: write tuned/<c>.yaml with the winning sections, whole, and reports/trials/<c>.parquet."""
+    name, sweep = config["candidate"], config["sweep"] or {"parameters": {}}
+    keys = list(sweep["parameters"])
+    points = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep["parameters"].values())]
+    rows = []
+    if keys:
+        with runs.measured(Path("runs", name, "sweep.json")) as cost:
+            rows = [_tried(config, point, trial, f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
+            cost |= {"num_trials": len(rows)}
+    sections = {}
+    if rows:
+        best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
+        won = trial(config, _changes(best))
+        sections = {group: won[group] for group in sorted({key.split(".")[0] for key in keys})}
+        print(f"best of {len(rows)} trials: {best}", flush=True)
+    records.write_text(yaml.safe_dump({"sections": sections}, sort_keys=False), Path("tuned", f"{name}.yaml"))
+    table = pl.DataFrame(rows) if rows else pl.DataFrame(schema={"score": pl.Float64})
+    records.write(table, Path("reports", "trials", f"{name}.parquet"))
+
+
+def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
+    sweep, files = config["sweep"], candidates.inputs(config)
+    short = {"data.max_rows": sweep["max_rows"], "trainer.max_epochs": sweep["max_epochs"]}
+    sections = trial(config, _changes({**short, **point}))
+    train = candidates.sample(files.read("train"), sweep["max_rows"], sections["seed"])
+    state = store.root() / "state" / "sweep" / config["candidate"]
+    shutil.rmtree(state, ignore_errors=True)
+    told = {}
+
+    def log(name: str, value: float, step: int, epoch: int) -> None:
+        told[name, step] = value
+
+    level = levels.load(sections["level"]["name"])(sections, base=files.base)
+    facts = level.fit(train, files.read("val"), state=state, log=log, corpus=files.corpus())
+    shutil.rmtree(state, ignore_errors=True)
+    score = told[f"val/{config['task']['metric']}", facts["best_step"]]
+    print(f"trial {place}: {point} -> val/{config['task']['metric']} {score:.4f}", flush=True)
+    return {**point, "score": score, "loss": told["val/loss", facts["best_step"]]}
+
+
+def _changes(point: dict) -> list[str]:
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def _best(scores: list[float], metric: str) -> int:
+    """Return the position of the best score, the first of equals."""
+    sign = 1 if metrics.load(metric).GREATER_IS_BETTER else -1
+    return max(range(len(scores)), key=lambda i: sign * scores[i])

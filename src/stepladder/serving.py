@@ -1,0 +1,111 @@
+"""Serving: the registered form of any level, as an MLflow model from code: text in, answer and probabilities out.
+
+This file travels with the model and runs without Stepladder: `mlflow.pyfunc.load_model("models:/<name>@champion")` or
+`mlflow models serve`. The folder holds plain transformers files, merged and self-contained, and `stepladder.json`,
+which says how the answer is read off.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+CLASSES = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
+
+
+class Answers(mlflow.pyfunc.PythonModel):
+    """A classifier, a frozen backbone with a linear head, or a causal model that is asked for the label."""
+
+    def load_context(self, context):
+        """Open the weights, the tokenizer and the description that came with this file."""
+        folder = Path(context.artifacts["model"])
+        self.saved = json.loads((folder / "stepladder.json").read_text())
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer.padding_side = "left" if self.saved["form"] == "causal" else "right"
+        kind = CLASSES[self.saved["form"]]
+        self.model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        self.head = load_file(folder / "head.safetensors") if self.saved["form"] == "pooled" else None
+
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
+        """Return `answer` and, for classification, one column of probability a label, in the order of the input."""
+        texts = model_input["input"].astype(str).tolist()
+        size = self.saved["inference"]["eval_batch_size"]
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        rows = {}
+        with torch.inference_mode(), self._precision():
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                for row, answer in zip(batch, self._answers([texts[row] for row in batch]), strict=True):
+                    rows[row] = answer
+        return pd.DataFrame([rows[row] for row in range(len(texts))])
+
+    def _precision(self):
+        if self.saved["inference"]["precision"] == "bf16-mixed":
+            return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _answers(self, texts: list[str]) -> list[dict]:
+        if self.saved["form"] == "causal" and self.saved["labels"] is None:
+            return [{"answer": self._written(text)} for text in texts]
+        scores = self._asked(texts) if self.saved["form"] == "causal" else self._headed(texts)
+        shares = scores.float().softmax(-1).tolist()  # (rows, labels)
+        labels = self.saved["labels"]
+        return [{"answer": labels[row.index(max(row))], **dict(zip(labels, row, strict=True))} for row in shares]
+
+    def _headed(self, texts: list[str]) -> torch.Tensor:
+        limit = self.saved["inference"]["max_length"]
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        if self.head is None:
+            return self.model(**batch).logits
+        hidden = self.model(**batch).last_hidden_state  # (rows, tokens, width)
+        mask = batch["attention_mask"][..., None]
+        return (hidden * mask).sum(1) / mask.sum(1) @ self.head["weight"].T + self.head["bias"]
+
+    def _asked(self, texts: list[str]) -> torch.Tensor:
+        columns = []
+        for label in self.saved["labels"]:
+            words = self.tokenizer(self._answer(label), add_special_tokens=False)["input_ids"]
+            rows = [ids + words[:-1] for ids in self.tokenizer([self._question(text) for text in texts])["input_ids"]]
+            batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+            positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            keep = {"position_ids": positions, "logits_to_keep": len(words), "use_cache": False}
+            steps = self.model(**batch, **keep).logits.float().log_softmax(-1)  # (rows, words, vocabulary)
+            wanted = torch.tensor(words).expand(len(rows), -1)[..., None]
+            columns.append(steps.gather(-1, wanted).sum((1, 2)))
+        return torch.stack(columns, dim=1)
+
+    def _written(self, text: str) -> str:
+        batch = self.tokenizer(self._question(text), return_tensors="pt")
+        end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer, "pad_token_id": self.tokenizer.pad_token_id}
+        plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        output = self.model.generate(**batch, **self.saved["decoding"], **end, **plain)
+        said = self.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said.strip().split("\n")[0].strip()
+
+    def _question(self, text: str) -> str:
+        prompt = self.saved["prompt"]
+        told = prompt["instruction"].format(labels=", ".join(prompt["words"].values()))
+        shots = [self._filled(shown) + self._answer(target) for shown, target in prompt["shots"]]
+        return prompt["separator"].join([*([told] if told else []), *shots, self._filled(text)])
+
+    def _answer(self, target: str) -> str:
+        return " " + self.saved["prompt"]["words"].get(target, target)
+
+    def _filled(self, text: str) -> str:
+        prompt = self.saved["prompt"]
+        return prompt["template"].format(
+            input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"]
+        )
+
+
+mlflow.models.set_model(Answers())

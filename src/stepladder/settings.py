@@ -1,0 +1,50 @@
+"""Settings: how long to train, in which portions, at which precision."""
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long, in which portions and at which precision; `optimizer` and `scheduler` are sections of their own."""
+
+    max_length: int  # tokens
+    eval_batch_size: int
+    precision: str
+    max_epochs: int = 1
+    batch_size: int = 16
+    accumulate: int = 1
+    gradient_clip: float | None = 1.0
+    monitor: str = "loss"
+    patience: int = 1
+    checks_per_epoch: int = 1
+    max_steps: int = -1
+    seed: int = 0
+    log_every_s: float = 10.0
+    num_workers: int = 0
+    num_threads: int | None = None
+    optimizer: dict = dataclasses.field(default_factory=dict)
+    scheduler: dict = dataclasses.field(default_factory=dict)
+
+
+def resolve(precision: str) -> str:
+    """Return the precision to use: `auto` is bf16 autocast where the device computes in bf16, else float32."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    units = torch.cpu.get_capabilities()
+    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+
+
+def of(sections: dict) -> Settings:
+    """Return the settings of composed sections, with the precision that this device takes."""
+    chosen = {**sections["trainer"], "precision": resolve(sections["trainer"]["precision"])}
+    parts = {key: sections[key] for key in ("optimizer", "scheduler", "seed")}
+    return Settings(**chosen, **parts, **speed(sections["runtime"]))
+
+
+def speed(runtime: dict) -> dict:
+    """Return the settings of section `runtime` that concern the machine and change no output byte."""
+    return {key: runtime[key] for key in ("log_every_s", "num_workers", "num_threads") if key in runtime}

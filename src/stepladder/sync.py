@@ -1,0 +1,105 @@
+"""Sync: make the tracked runs say what the files say; nothing is told twice, and a lost store is told anew."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+from stepladder import candidates
+from stepladder.tracking import Entry, Tracker, flat
+
+TAGS = ("level", "model", "method", "data")
+
+
+def tell(names: list[str]) -> dict[str, str]:
+    """Tell the tracking store of these candidates, those of them that are trained; return {name: run id}."""
+    entries = [found for name in names if (found := entry(name))]
+    if not entries:
+        return {}
+    runtime = _config(names[0])["runtime"]
+    tracker = Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"])
+    return {told.name: tracker.tell(told) for told in entries}
+
+
+def entry(name: str) -> Entry | None:
+    """Return what the files say of a candidate, None before it is trained."""
+    facts_file = Path("models", name, "stepladder.json")
+    if not facts_file.is_file():
+        return None
+    sections = candidates.tuned(_config(name))
+    files = json.loads(Path("inputs", f"{name}.json").read_text())
+    facts = json.loads(facts_file.read_text())
+    return Entry(
+        name=name,
+        key=f"{name}-{candidates.key(sections, files)}",
+        params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
+        history=_history(Path("models", name)),
+        metrics=_scores(name) | {key: value for key, value in facts.items() if key.startswith("num_")},
+        tags=describe(sections) | _revision(name),
+        texts={"config.yaml": Path("build", f"{name}.yaml").read_text(), "facts.json": facts_file.read_text()},
+        data=parts(files),
+    )
+
+
+def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:
+    """Tell of a run typed by hand, whose files lie in `output`; return the run's id."""
+    runtime, tags = sections["runtime"], describe(sections)
+    made = Entry(
+        name="-".join(tags[part] for part in ("level", "model", "method") if tags[part] != "none"),
+        key=f"by_hand-{candidates.key(sections, files)}",
+        params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
+        history=_history(output / "model"),
+        metrics={f"val/{name}": value for name, value in scores.items() if value is not None},
+        tags=tags | {"stepladder.output": output.as_posix()},
+        texts={"config.yaml": yaml.safe_dump(sections, sort_keys=False)},
+        data=parts(files),
+    )
+    return Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"]).tell(made)
+
+
+def describe(sections: dict) -> dict[str, str]:
+    """Return the tags that a person filters by."""
+    names = {tag: (sections[tag] or {}).get("name", "none") for tag in TAGS}
+    if target := (sections["method"] or {}).get("_target_"):
+        names["method"] = target.rsplit(".", 1)[-1].removesuffix("Config").lower()
+    return names | {"task": sections["task"]["name"]}
+
+
+def parts(files: dict) -> dict[str, dict]:
+    """Return {part: {"path", "md5"}} of the files a candidate reads; md5 is the hash that DVC knows them by."""
+    found = {part: files[part]["path"] for part in ("train", "val", "test")}
+    if files["corpus"]:
+        found["corpus"] = files["corpus"]["train"]["path"]
+    return {part: {"path": path, "md5": _md5(Path(path))} for part, path in found.items()}
+
+
+def _md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _config(name: str) -> dict:
+    return yaml.safe_load(Path("build", f"{name}.yaml").read_text())
+
+
+def _history(folder: Path) -> list[dict]:
+    file = folder / candidates.HISTORY
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _scores(name: str) -> dict[str, float]:
+    file = Path("metrics", f"{name}.json")
+    scores = json.loads(file.read_text()) if file.is_file() else {}
+    return {
+        f"{part}/{metric}": value
+        for part in ("val", "test")
+        for metric, value in scores.get(part, {}).items()
+        if value is not None
+    }
+
+
+def _revision(name: str) -> dict[str, str]:
+    """Return the git commit that the model was trained at; MLflow shows it as the run's source version."""
+    file = Path("runs", name, "train.json")
+    found = json.loads(file.read_text())["git_revision"] if file.is_file() else None
+    return {"mlflow.source.git.commit": found} if found else {}

@@ -1,0 +1,286 @@
+"""Training: fit a model to an objective, and run it over records, with Lightning.
+
+The levers are length buckets from a deterministic sampler, bf16 autocast where the device has bf16 units, fused AdamW,
+and logits only where they count (the objective's part). `fit` ends with the best weights by the watched validation
+metric restored.
+"""
+
+import dataclasses
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import polars as pl
+import torch
+import transformers
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import DataLoader
+
+from stepladder import metrics, progress
+from stepladder.batches import Batches
+from stepladder.errors import ConfigError, NumericsError
+from stepladder.settings import Settings
+
+Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Records and what an objective made of them: a record may give several rows, or none of its own."""
+
+    records: pl.DataFrame
+    rows: list[dict]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [row["length"] for row in self.rows]
+
+
+class Learner(lightning.LightningModule):
+    """One model, one objective; validation answers all rows and computes the task's metrics from them."""
+
+    def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
+        super().__init__()
+        self.model, self.objective, self.settings = model, objective, settings
+        self.total_steps, self.val, self.rows = total_steps, val, []
+        self.examples_seen = self.tokens_seen = 0
+
+    def training_step(self, batch, _index):
+        loss = self.objective.loss(self.model, batch)
+        if not torch.isfinite(loss):
+            raise NumericsError(
+                f"training step {self.global_step}: loss is {loss.item()}; rows {batch['row'].tolist()}, "
+                f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}; lower optimizer.learning_rate"
+            )
+        self.examples_seen += len(batch["row"])
+        self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
+        return loss
+
+    def on_before_optimizer_step(self, _optimizer):
+        if self.settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
+
+    def validation_step(self, batch, _index):
+        if self.settings.monitor == "loss" and getattr(self.objective, "decoding", None):
+            size = len(batch["row"])
+            self.rows += [{"loss": float(self.objective.loss(self.model, batch))}] * size
+        else:
+            self.rows += self.objective.answer(self.model, batch)
+
+    def on_validation_epoch_end(self):
+        values = {"val/loss": sum(row["loss"] for row in self.rows) / len(self.rows)}
+        if "row" in self.rows[0]:
+            predictions = self.objective.predictions(self.val, self.rows)
+            scores = metrics.evaluate(predictions, self.objective.task)
+            values |= {f"val/{name}": value for name, value in scores.items() if value is not None}
+        self.rows = []
+        self.log_dict(values)
+
+    def predict_step(self, batch, _index):
+        return self.objective.answer(self.model, batch)
+
+    def configure_optimizers(self):
+        options = dict(self.settings.optimizer)
+        kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
+        options["lr"] = options.pop("learning_rate")
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        decay = options.pop("weight_decay", 0.0)
+        groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
+            {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},
+            {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = kind([group for group in groups if group["params"]], **options)
+        warmup = round(self.settings.scheduler["warmup_share"] * self.total_steps)
+        schedule = transformers.get_scheduler(
+            self.settings.scheduler["name"], optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint):
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+
+class Reporter(Callback):
+    """Tells the log the training loss, learning rate and validation values, and a person how far it is."""
+
+    def __init__(self, log: Log, every_s: float, total_steps: int):
+        self.tell, self.speaker = log, progress.Speaker("training", total_steps, every_s=every_s)
+        self.total, self.losses = total_steps, []
+
+    def on_train_epoch_start(self, trainer, learner):
+        trainer.train_dataloader.batch_sampler.epoch = trainer.current_epoch
+
+    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        step = trainer.global_step
+        if step % max(1, self.total // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.tell("train/loss", sum(self.losses) / len(self.losses), step, trainer.current_epoch)
+            self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, trainer.current_epoch)
+            self.losses = []
+        self.speaker.tell(step, f"loss {float(outputs['loss']):.3f}")
+
+    def on_validation_end(self, trainer, learner):
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if name.startswith("val/"):
+                self.tell(name, float(value), trainer.global_step, trainer.current_epoch)
+
+
+def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log) -> dict:
+    """Train in place `learning`, a pair (model, objective); return facts: best value and step, rows and tokens seen.
+
+    `state` holds the checkpoints. Raises NumericsError when a loss is not finite, ConfigError for a metric to watch
+    that the task does not have.
+    """
+    model, objective = learning
+    lightning.seed_everything(settings.seed, verbose=False)
+    sampler = Batches(train.lengths, settings.batch_size, seed=settings.seed)
+    per_epoch = math.ceil(len(sampler) / settings.accumulate)
+    total = per_epoch * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
+    learner = Learner(model, objective, settings, total_steps=total, val=val.records)
+    watched, mode = _watched(settings.monitor)
+    best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
+    stop = EarlyStopping(watched, mode=mode, patience=settings.patience)
+    trainer = _trainer(
+        settings,
+        callbacks=[best, stop, Reporter(log, settings.log_every_s, total), *progress.bar(TQDMProgressBar)],
+        default_root_dir=state,
+        max_epochs=settings.max_epochs if settings.max_steps < 0 else -1,
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=settings.accumulate,
+        **_checks(settings),
+        num_sanity_val_steps=0,
+    )
+    loaders = (
+        DataLoader(
+            train.rows, batch_sampler=sampler, collate_fn=objective.collate, num_workers=settings.num_workers
+        ),
+        _sorted_loader(val.rows, objective, settings),
+    )
+    model.train()
+    _run(trainer, lambda: trainer.fit(learner, *loaders))
+    if watched not in trainer.callback_metrics:
+        known = [name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/")]
+        raise ConfigError(f"trainer.monitor={settings.monitor}: not measured on this task; known: {', '.join(known)}")
+    saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+    learner.load_state_dict(saved["state_dict"], strict=False)
+    Path(best.best_model_path).unlink()
+    model.eval()
+    return {
+        "monitor": watched,
+        "best_score": float(best.best_model_score),
+        "best_epoch": int(saved["epoch"]),
+        "best_step": int(saved["global_step"]),
+        "num_steps": trainer.global_step,
+        "examples_seen": learner.examples_seen,
+        "tokens_seen": learner.tokens_seen,
+        "precision": settings.precision,
+    }
+
+
+def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """Return predictions for `records` in their order; batches go from long to short inputs."""
+    examples = objective.encode(records, train=False)
+    share = getattr(objective, "share", None)
+    model.eval()
+    trainer = _trainer(settings, callbacks=[Told(settings.log_every_s), *progress.bar(TQDMProgressBar)])
+    if share:
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            share(model.to(trainer.strategy.root_device), examples)
+    learner = Learner(model, objective, settings)
+    loader = _sorted_loader(examples, objective, settings)
+    batches = _run(trainer, lambda: trainer.predict(learner, loader))
+    if share:
+        objective.prefix = None
+    return objective.predictions(records, [row for batch in batches for row in batch])
+
+
+class Told(Callback):
+    """Says how far a prediction is."""
+
+    def __init__(self, every_s: float):
+        self.every_s, self.speaker = every_s, None
+
+    def on_predict_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
+        total = trainer.num_predict_batches[0]
+        self.speaker = self.speaker or progress.Speaker("predicting", total, every_s=self.every_s)
+        self.speaker.tell(batch_idx + 1, "")
+
+
+def forecast(examples: Examples, settings: Settings) -> str:
+    """Return a line that says how much is to be done before it begins."""
+    tokens, rows = sum(examples.lengths), len(examples.rows)
+    return f"to train: {rows:,} rows of {tokens:,} tokens, at most {settings.max_epochs} epochs"
+
+
+def embed(model, objective, examples: Examples, settings: Settings) -> Examples:
+    """Return the examples with a frozen backbone's `features` in place of tokens, computed once."""
+    trainer = _trainer(settings, callbacks=[Told(settings.log_every_s), *progress.bar(TQDMProgressBar)])
+    learner = Embedder(model)
+    batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
+    features = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
+    rows = [{"features": features[e["row"]], "label": e["label"], "row": e["row"], "length": 1} for e in examples.rows]
+    return Examples(examples.records, rows)
+
+
+class Embedder(lightning.LightningModule):
+    """Runs the backbone alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def predict_step(self, batch, _index):
+        return batch["row"].tolist(), self.model.embed(batch["input_ids"], batch["attention_mask"]).float().cpu()
+
+
+def _checks(settings: Settings) -> dict:
+    """Return when to validate: so often an epoch, or so often over a fixed number of steps."""
+    if settings.max_steps < 0:
+        return {"val_check_interval": 1 / settings.checks_per_epoch}
+    batches = settings.max_steps * settings.accumulate
+    return {"val_check_interval": max(1, batches // settings.checks_per_epoch), "check_val_every_n_epoch": None}
+
+
+def _watched(monitor: str) -> tuple[str, str]:
+    if monitor == "loss":
+        return "val/loss", "min"
+    return f"val/{monitor}", "max" if metrics.load(monitor).GREATER_IS_BETTER else "min"
+
+
+def _sorted_loader(examples: list[dict], objective, settings: Settings) -> DataLoader:
+    ordered = sorted(examples, key=lambda e: -e["length"])
+    options = {"batch_size": settings.eval_batch_size, "num_workers": settings.num_workers}
+    return DataLoader(ordered, collate_fn=objective.collate, **options)
+
+
+def _trainer(settings: Settings, **options) -> lightning.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    return lightning.Trainer(
+        devices=1,
+        precision=settings.precision,
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in options["callbacks"]),
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def _run(trainer: lightning.Trainer, work: Callable):
+    """Run Lightning without its warnings; a termination leaves with 143, never as success (Lightning exits with 0)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        result = work()
+    if trainer.received_sigterm:
+        raise SystemExit(143)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return result
