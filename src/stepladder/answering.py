@@ -50,17 +50,19 @@ class Answerer:
         if adapter:
             self.model.peft_config["default"].base_model_name_or_path = self.description["base"]
         if adapter or self.description["form"] == "pooled" or self.description["base"] is None:
-            self.model.save_pretrained(folder)
+            with models.quiet():
+                self.model.save_pretrained(folder)
         if self.description["base"] is None or adapter:
             self.tokenizer.save_pretrained(folder)
         _write(folder, {**self.description, "adapter": adapter, **facts})
 
     def export(self, folder: Path) -> None:
         """Write a folder that needs no other: adapters merged into their base, a frozen backbone beside its head."""
-        model = self.model.merge_and_unload() if isinstance(self.model, peft.PeftModel) else self.model
-        if self.description["form"] == "pooled":
-            model.base_model.save_pretrained(folder)
-        model.save_pretrained(folder)
+        with models.quiet():
+            model = self.model.merge_and_unload() if isinstance(self.model, peft.PeftModel) else self.model
+            if self.description["form"] == "pooled":
+                model.base_model.save_pretrained(folder)
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         _write(folder, {**self.description, "base": None, "adapter": False})
 
@@ -106,7 +108,8 @@ def load(folder: Path) -> Answerer:
     if saved["form"] == "pooled":
         model.load_head(folder)
     elif saved["adapter"]:
-        model = peft.PeftModel.from_pretrained(model, folder).eval()
+        with models.quiet():
+            model = peft.PeftModel.from_pretrained(model, folder).eval()
     return Answerer(model, models.tokenizer(base), {key: saved[key] for key in KEYS})
 
 

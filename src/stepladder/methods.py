@@ -7,6 +7,7 @@ what that class adds. Source: Hu et al. 2021 (arXiv:2106.09685) for LoRA, the pe
 import peft
 import torch
 
+from stepladder import models
 from stepladder.errors import ConfigError
 
 FULL, FROZEN = {"name": "full"}, {"name": "frozen"}
@@ -19,7 +20,8 @@ def apply(model: torch.nn.Module, method: dict, *, seed: int) -> torch.nn.Module
     """
     torch.manual_seed(seed)
     if target := method.get("_target_"):
-        model = peft.get_peft_model(model, _configuration(target, method, model))
+        with models.quiet():
+            model = peft.get_peft_model(model, _configuration(target, method, model))
     elif method == FROZEN:
         model.base_model.requires_grad_(False)
     if not any(weight.requires_grad for weight in model.parameters()):
@@ -32,8 +34,14 @@ def _configuration(target: str, method: dict, model: torch.nn.Module) -> peft.Pe
     if not (isinstance(kind, type) and issubclass(kind, peft.PeftConfig)):
         raise ConfigError(f"method._target_: '{target}' is no configuration class of peft")
     options = {key: value for key, value in method.items() if key not in ("_target_", "name")}
-    return kind(task_type=_task_type(model), **options)
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return kind(task_type="CAUSAL_LM", **options)
+    if options.get("target_modules") == "all-linear":  # the head is trained whole; peft spares only its last layer
+        options.setdefault("exclude_modules", _head(model))
+    return kind(task_type="SEQ_CLS", **options)
 
 
-def _task_type(model: torch.nn.Module) -> str:
-    return "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+def _head(model: torch.nn.Module) -> list[str]:
+    inside = set(model.base_model.modules())
+    linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name in linear if model.get_submodule(name) not in inside]

@@ -3,6 +3,7 @@
 No code of a model's author is ever run (trust_remote_code False) and no pickle is ever read (use_safetensors True).
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,16 +139,26 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def opening(folder: Path) -> Iterator[None]:
     """Silence the loader, whose report is checked instead, and name the folder in its errors."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     except (StepladderError, MemoryError):
         raise
     except Exception as error:  # the tokenizers library raises no narrower one
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise IntegrityError(f"{folder}: cannot be opened: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what transformers says, its progress bars, and peft's use of names that it is about to drop."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lightning
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from stepladder import metrics, progress
 from stepladder.batches import Batches
-from stepladder.errors import ConfigError, NumericsError
+from stepladder.errors import ConfigError, DataError, NumericsError, unknown
 from stepladder.settings import Settings
 
 Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
@@ -46,8 +46,11 @@ class Learner(lightning.LightningModule):
     def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
         super().__init__()
         self.model, self.objective, self.settings = model, objective, settings
-        self.total_steps, self.val, self.rows = total_steps, val, []
+        self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
         self.examples_seen = self.tokens_seen = 0
+
+    def on_train_epoch_start(self):
+        self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
 
     def training_step(self, batch, _index):
         loss = self.objective.loss(self.model, batch)
@@ -65,20 +68,22 @@ class Learner(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
 
     def validation_step(self, batch, _index):
-        if self.settings.monitor == "loss" and getattr(self.objective, "decoding", None):
-            size = len(batch["row"])
-            self.rows += [{"loss": float(self.objective.loss(self.model, batch))}] * size
-        else:
-            self.rows += self.objective.answer(self.model, batch)
+        unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
+        self.rows += (self.objective.losses if unwritten else self.objective.answer)(self.model, batch)
 
     def on_validation_epoch_end(self):
-        values = {"val/loss": sum(row["loss"] for row in self.rows) / len(self.rows)}
-        if "row" in self.rows[0]:
+        values = {"val/loss": sum(row["loss"] for row in self.rows) / sum(row["tokens"] for row in self.rows)}
+        if not math.isfinite(values["val/loss"]):
+            raise NumericsError(f"validation after step {self.global_step}: loss is {values['val/loss']}")
+        if self.settings.monitor != "loss" or self.objective.task != "generation":
             predictions = self.objective.predictions(self.val, self.rows)
             scores = metrics.evaluate(predictions, self.objective.task)
             values |= {f"val/{name}": value for name, value in scores.items() if value is not None}
-        self.rows = []
-        self.log_dict(values)
+        watched = self.settings.monitor
+        if f"val/{watched}" not in values:
+            raise DataError(f"trainer.monitor={watched}: not defined on these {len(self.val)} val records")
+        self.rows, self.values = [], values
+        self.log(f"val/{watched}", values[f"val/{watched}"])
 
     def predict_step(self, batch, _index):
         return self.objective.answer(self.model, batch)
@@ -105,29 +110,51 @@ class Learner(lightning.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
 
-class Reporter(Callback):
-    """Tells the log the training loss, learning rate and validation values, and a person how far it is."""
+class Recorder(Callback):
+    """Tells the log the training loss, the learning rate and the validation values."""
 
-    def __init__(self, log: Log, every_s: float, total_steps: int):
-        self.tell, self.speaker = log, progress.Speaker("training", total_steps, every_s=every_s)
-        self.total, self.losses = total_steps, []
-
-    def on_train_epoch_start(self, trainer, learner):
-        trainer.train_dataloader.batch_sampler.epoch = trainer.current_epoch
+    def __init__(self, log: Log):
+        self.tell, self.losses = log, []
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
-        step = trainer.global_step
-        if step % max(1, self.total // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.tell("train/loss", sum(self.losses) / len(self.losses), step, trainer.current_epoch)
-            self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, trainer.current_epoch)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        if step % max(1, learner.total_steps // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.tell("train/loss", sum(self.losses) / len(self.losses), step, epoch)
+            self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, epoch)
             self.losses = []
-        self.speaker.tell(step, f"loss {float(outputs['loss']):.3f}")
 
     def on_validation_end(self, trainer, learner):
-        for name, value in sorted(trainer.callback_metrics.items()):
-            if name.startswith("val/"):
-                self.tell(name, float(value), trainer.global_step, trainer.current_epoch)
+        for name, value in sorted(learner.values.items()):
+            self.tell(name, value, trainer.global_step, trainer.current_epoch)
+
+
+class Voice(Callback):
+    """Says how far training, a validation or a prediction is."""
+
+    def __init__(self, every_s: float):
+        self.every_s, self.speakers = every_s, {}
+
+    def on_train_start(self, trainer, learner):
+        self._say("training", 0, learner.total_steps)
+
+    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        self._say("training", trainer.global_step, learner.total_steps, f"loss {loss:.3f}")
+
+    def on_validation_start(self, trainer, learner):
+        self.speakers.pop("validating", None)
+
+    def on_validation_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
+        self._say("validating", batch_idx + 1, trainer.num_val_batches[0])
+
+    def on_predict_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
+        self._say("predicting", batch_idx + 1, trainer.num_predict_batches[0])
+
+    def _say(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what not in self.speakers:
+            self.speakers[what] = progress.Speaker(what, total, every_s=self.every_s)
+        self.speakers[what].tell(done, note)
 
 
 def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log) -> dict:
@@ -137,17 +164,16 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
     that the task does not have.
     """
     model, objective = learning
+    watched, mode = _watched(settings.monitor, objective.task)
     lightning.seed_everything(settings.seed, verbose=False)
     sampler = Batches(train.lengths, settings.batch_size, seed=settings.seed)
     per_epoch = math.ceil(len(sampler) / settings.accumulate)
     total = per_epoch * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
     learner = Learner(model, objective, settings, total_steps=total, val=val.records)
-    watched, mode = _watched(settings.monitor)
     best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
-    stop = EarlyStopping(watched, mode=mode, patience=settings.patience)
     trainer = _trainer(
         settings,
-        callbacks=[best, stop, Reporter(log, settings.log_every_s, total), *progress.bar(TQDMProgressBar)],
+        callbacks=[best, EarlyStopping(watched, mode=mode, patience=settings.patience), Recorder(log)],
         default_root_dir=state,
         max_epochs=settings.max_epochs if settings.max_steps < 0 else -1,
         max_steps=settings.max_steps,
@@ -155,17 +181,10 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
         **_checks(settings),
         num_sanity_val_steps=0,
     )
-    loaders = (
-        DataLoader(
-            train.rows, batch_sampler=sampler, collate_fn=objective.collate, num_workers=settings.num_workers
-        ),
-        _sorted_loader(val.rows, objective, settings),
-    )
+    options = {"batch_sampler": sampler, "collate_fn": objective.collate, "num_workers": settings.num_workers}
+    loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
     model.train()
     _run(trainer, lambda: trainer.fit(learner, *loaders))
-    if watched not in trainer.callback_metrics:
-        known = [name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/")]
-        raise ConfigError(f"trainer.monitor={settings.monitor}: not measured on this task; known: {', '.join(known)}")
     saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
     learner.load_state_dict(saved["state_dict"], strict=False)
     Path(best.best_model_path).unlink()
@@ -187,28 +206,15 @@ def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.D
     examples = objective.encode(records, train=False)
     share = getattr(objective, "share", None)
     model.eval()
-    trainer = _trainer(settings, callbacks=[Told(settings.log_every_s), *progress.bar(TQDMProgressBar)])
+    trainer = _trainer(settings)
     if share:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             share(model.to(trainer.strategy.root_device), examples)
     learner = Learner(model, objective, settings)
-    loader = _sorted_loader(examples, objective, settings)
-    batches = _run(trainer, lambda: trainer.predict(learner, loader))
+    batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
     if share:
         objective.prefix = None
     return objective.predictions(records, [row for batch in batches for row in batch])
-
-
-class Told(Callback):
-    """Says how far a prediction is."""
-
-    def __init__(self, every_s: float):
-        self.every_s, self.speaker = every_s, None
-
-    def on_predict_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
-        total = trainer.num_predict_batches[0]
-        self.speaker = self.speaker or progress.Speaker("predicting", total, every_s=self.every_s)
-        self.speaker.tell(batch_idx + 1, "")
 
 
 def forecast(examples: Examples, settings: Settings) -> str:
@@ -219,7 +225,7 @@ def forecast(examples: Examples, settings: Settings) -> str:
 
 def embed(model, objective, examples: Examples, settings: Settings) -> Examples:
     """Return the examples with a frozen backbone's `features` in place of tokens, computed once."""
-    trainer = _trainer(settings, callbacks=[Told(settings.log_every_s), *progress.bar(TQDMProgressBar)])
+    trainer = _trainer(settings)
     learner = Embedder(model)
     batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
     features = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
@@ -246,9 +252,11 @@ def _checks(settings: Settings) -> dict:
     return {"val_check_interval": max(1, batches // settings.checks_per_epoch), "check_val_every_n_epoch": None}
 
 
-def _watched(monitor: str) -> tuple[str, str]:
+def _watched(monitor: str, task: str) -> tuple[str, str]:
     if monitor == "loss":
         return "val/loss", "min"
+    if monitor not in (known := metrics.names(task)):
+        raise ConfigError(f"trainer.monitor: {unknown(f'metric of {task}', monitor, ['loss', *known])}")
     return f"val/{monitor}", "max" if metrics.load(monitor).GREATER_IS_BETTER else "min"
 
 
@@ -258,17 +266,19 @@ def _sorted_loader(examples: list[dict], objective, settings: Settings) -> DataL
     return DataLoader(ordered, collate_fn=objective.collate, **options)
 
 
-def _trainer(settings: Settings, **options) -> lightning.Trainer:
+def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **options) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    bars = progress.bar(TQDMProgressBar)
     return lightning.Trainer(
         devices=1,
         precision=settings.precision,
         logger=False,
+        callbacks=[*callbacks, Voice(settings.log_every_s), *bars],
         enable_model_summary=False,
-        enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in options["callbacks"]),
+        enable_progress_bar=bool(bars),
         use_distributed_sampler=False,
         **options,
     )

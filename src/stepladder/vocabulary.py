@@ -19,9 +19,7 @@ def learn(texts: Iterable[str], *, vocab_size: int, context_length: int) -> PreT
     learned = Tokenizer(BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learned.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=bytes_alone, show_progress=False
-    )
+    trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=bytes_alone, show_progress=False)
     learned.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=learned,

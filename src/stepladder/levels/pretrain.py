@@ -47,7 +47,8 @@ class Level(finetune.Level):
             state=state / "pretrain",
             log=lambda name, *values: log(f"pretrain/{name}", *values),
         )
-        model.save_pretrained(self.base)
+        with models.quiet():
+            model.save_pretrained(self.base)
         learned.save_pretrained(self.base)
         predictions = training.predict(model, objective, held_out, self._settings(plan, length))
         bits = float(predictions["bits"].sum() / predictions["num_bytes"].sum())

@@ -3,7 +3,8 @@
 An objective is a class `Objective` with
 `encode(records, *, train) -> list[Example]`, `collate(examples) -> batch`, `loss(model, batch) -> scalar`,
 `answer(model, batch) -> one dict a row` and `predictions(records, rows) -> DataFrame`.
-An example is a dict with `length` (tokens) and `row` (position of its record).
+An example is a dict with `length` (tokens) and `row` (position of its record). An answered row has `loss`, the nats of
+all it was to predict, and `tokens`, how many that were, so that a validation loss does not depend on the batches.
 """
 
 import importlib
@@ -12,7 +13,9 @@ import pkgutil
 import numpy as np
 import polars as pl
 
-from stepladder.errors import ConfigError, unknown
+from stepladder.errors import ConfigError, DataError, unknown
+
+IGNORED = -100  # the target that PyTorch's cross-entropy leaves out
 
 
 def load(name: str) -> type:
@@ -21,6 +24,18 @@ def load(name: str) -> type:
     if name not in known:
         raise ConfigError(f"objective.name: {unknown('objective', name, known)}")
     return importlib.import_module(f"{__name__}.{name}").Objective
+
+
+def positions(records: pl.DataFrame, labels: list[str]) -> list[int]:
+    """Return the position of each record's target among the labels, IGNORED where it has none.
+
+    Raises DataError for a target that is no label.
+    """
+    known = {label: i for i, label in enumerate(labels)} | {None: IGNORED}
+    for identifier, target in records.select("id", "target").iter_rows():
+        if target not in known:
+            raise DataError(f"record '{identifier}': {unknown('label', target, labels)}")
+    return [known[target] for target in records["target"]]
 
 
 def classified(records: pl.DataFrame, scores: np.ndarray, labels: list[str]) -> pl.DataFrame:

@@ -46,20 +46,17 @@ class Objective:
         return losses.sum() / mask.sum()
 
     def answer(self, model, batch: dict[str, Tensor]) -> list[dict]:
-        """Return for each window its bits and bytes, and its mean loss."""
+        """Return for each window its bytes, its nats and its number of predicted tokens."""
         losses, mask = self._losses(model, batch)
         sums, counts = losses.sum(1).tolist(), mask.sum(1).tolist()
         rows = zip(batch["row"].tolist(), batch["bytes"].tolist(), sums, counts, strict=True)
-        return [
-            {"row": row, "bytes": size, "bits": nats / math.log(2), "loss": nats / max(count, 1)}
-            for row, size, nats, count in rows
-        ]
+        return [{"row": row, "bytes": size, "loss": nats, "tokens": count} for row, size, nats, count in rows]
 
     def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
         """Return bits and num_bytes of each record, in order."""
         bits, sizes = [0.0] * len(records), [0] * len(records)
         for row in rows:
-            bits[row["row"]] += row["bits"]
+            bits[row["row"]] += row["loss"] / math.log(2)
             sizes[row["row"]] += row["bytes"]
         return records.select("id", "source", "target").with_columns(
             pl.lit(None, pl.String).alias("answer"), pl.Series("bits", bits), pl.Series("num_bytes", sizes, pl.Int64)
@@ -78,5 +75,5 @@ class Objective:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         logits = generation.logits(model, ids[:, :-1], mask[:, :-1], keep=ids.shape[1] - 1)
         real = mask[:, 1:] * mask[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        return losses * real, real
+        flat = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        return flat.view_as(real) * real, real

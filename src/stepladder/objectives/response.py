@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepladder import generation
 from stepladder.errors import ConfigError
-from stepladder.objectives import classified
+from stepladder.objectives import IGNORED, classified, positions
 from stepladder.prompts import Prompt
 
 
@@ -25,17 +25,23 @@ class Objective:
         self.prompt, self.decoding = prompt, decoding or {}
         self.label_ids = [self._label_ids(label) for label in labels or []]
         self.prefix = None  # a shared prompt prefix, set by `share`
-        self.num_truncated = 0
 
     def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
-        """Return one example a record; an input too long for `max_length` is cut at its end, the prompt never."""
+        """Return one example a record; an input that leaves no room for an answer is cut at its end, the prompt never.
+
+        What a text is cut to never depends on its target.
+        """
         prompts = self.tokenizer([self.prompt.question(text) for text in records["input"]])["input_ids"]
+        if self.labels is None:
+            labels, answers = [IGNORED] * len(records), [self._written_ids(target) for target in records["target"]]
+        else:
+            labels = positions(records, self.labels)
+            answers = [[] if label == IGNORED else self.label_ids[label] for label in labels]
+        room = self.max_length - max(map(len, self.label_ids), default=self.decoding.get("max_new_tokens", 0))
         examples = []
-        for row, (ids, text, target) in enumerate(zip(prompts, records["input"], records["target"], strict=True)):
-            answer, label = self._target(target)
-            room = self.max_length - (len(answer) if self.labels is None else max(map(len, self.label_ids)))
-            ids = ids if len(ids) <= room else self._cut(text, len(ids) - room)
-            examples.append({"ids": ids, "answer": answer, "label": label, "row": row, "length": len(ids)})
+        for row, (ids, text, answer) in enumerate(zip(prompts, records["input"], answers, strict=True)):
+            ids = ids if len(ids) <= room else self._cut(text, len(ids) - room, room)
+            examples.append({"ids": ids, "answer": answer, "label": labels[row], "row": row, "length": len(ids)})
         return examples
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor | list]:
@@ -48,21 +54,31 @@ class Objective:
         }
 
     def loss(self, model, batch: dict) -> Tensor:
-        """Return the mean over rows of the negative log-likelihood of the answer's tokens, in nats a token."""
+        """Return the mean negative log-likelihood of all answers' tokens, in nats a token."""
         losses, counts = self._token_losses(model, batch)
         return losses.sum() / counts.sum()
 
+    def losses(self, model, batch: dict) -> list[dict]:
+        """Return for each row the nats and the number of its answer's tokens, without writing anything."""
+        losses, counts = self._token_losses(model, batch)
+        rows = zip(batch["row"].tolist(), losses.tolist(), counts.tolist(), strict=True)
+        return [{"row": row, "loss": loss, "tokens": count} for row, loss, count in rows]
+
     def share(self, model, examples: list[dict]) -> None:
         """Compute the prefix that all prompts share once, for the scoring that follows; call it with no gradient."""
-        self.prefix = generation.Prefix(model, [example["ids"] for example in examples])
+        if self.labels is not None:
+            self.prefix = generation.Prefix(model, [example["ids"] for example in examples])
 
     def answer(self, model, batch: dict) -> list[dict]:
         """Return for each row the labels' log-likelihoods, or the text that the model writes, and the row's loss."""
         if self.labels is None:
             return self._written(model, batch)
         scores = generation.label_scores(model, self._after_prefix(batch), self.label_ids, self.prefix)
-        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), batch["labels"].tolist(), strict=True)
-        return [{"row": row, "scores": score, "loss": -float(score[label])} for row, score, label in rows]
+        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), batch["labels"].tolist(), batch["answers"], strict=True)
+        return [
+            {"row": row, "scores": score, "loss": -float(score[label]) if answer else 0.0, "tokens": len(answer)}
+            for row, score, label, answer in rows
+        ]
 
     def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
         """Return the predictions of `records` in their order."""
@@ -82,20 +98,17 @@ class Objective:
             raise ConfigError(f"prompt.template: its end and the answer {label!r} melt into one token; end it with ':'")
         return ids
 
-    def _target(self, target: str) -> tuple[list[int], int]:
-        if self.labels is None:
-            return [*self._answer_ids(target), self.tokenizer.eos_token_id], 0
-        label = self.labels.index(target)
-        return self.label_ids[label], label
+    def _written_ids(self, target: str | None) -> list[int]:
+        return [*([] if target is None else self._answer_ids(target)), self.tokenizer.eos_token_id]
 
-    def _cut(self, text: str, surplus: int) -> list[int]:
-        """Return the prompt of `text` with at least `surplus` tokens less, cut from the end of the record's input."""
-        self.num_truncated += 1
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= surplus:
-            raise ConfigError(f"trainer.max_length={self.max_length} is shorter than the prompt without its input")
-        kept = self.tokenizer.decode(ids[: len(ids) - surplus - 1])
-        return self.tokenizer(self.prompt.question(kept))["input_ids"]
+    def _cut(self, text: str, surplus: int, room: int) -> list[int]:
+        """Return the prompt of `text` without its last `surplus` tokens, or more until it has at most `room` tokens."""
+        places = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for start, _ in reversed(places[: len(places) - surplus + 1]):
+            ids = self.tokenizer(self.prompt.question(text[:start]))["input_ids"]
+            if len(ids) <= room:
+                return ids
+        raise ConfigError(f"trainer.max_length={self.max_length} is shorter than the prompt without its input")
 
     def _token_losses(self, model, batch: dict) -> tuple[Tensor, Tensor]:
         """Return per row the summed loss of its answer's tokens and their number, in one pass over prompt + answer."""
@@ -110,15 +123,14 @@ class Objective:
         wanted = torch.full((len(answers), width), -100)
         for row, answer in enumerate(answers):
             wanted[row, width - len(answer) :] = torch.tensor(answer)
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), wanted.to(device), reduction="none")
+        flat = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), reduction="none")
+        losses = flat.view_as(wanted)
         return losses.sum(1), (wanted != -100).sum(1).to(device)
 
     def _written(self, model, batch: dict) -> list[dict]:
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        losses, counts = self._token_losses(model, batch)
         texts = generation.generate(model, self.tokenizer, inputs, **self.decoding)
-        rows = zip(batch["row"].tolist(), texts, (losses / counts).tolist(), strict=True)
-        return [{"row": row, "text": text, "loss": loss} for row, text, loss in rows]
+        return [{**row, "text": text} for row, text in zip(self.losses(model, batch), texts, strict=True)]
 
     def _after_prefix(self, batch: dict) -> dict[str, Tensor]:
         skip = len(self.prefix.tokens) if self.prefix else 0

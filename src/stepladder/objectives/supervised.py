@@ -5,7 +5,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from stepladder.objectives import classified
+from stepladder.objectives import IGNORED, classified, positions
 
 
 class Objective:
@@ -19,20 +19,20 @@ class Objective:
     def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
         """Return one example a record, its input cut to `max_length` tokens."""
         texts = self.tokenizer(records["input"].to_list(), truncation=True, max_length=self.max_length)["input_ids"]
-        index = {label: i for i, label in enumerate(self.labels)}
-        labels = [index.get(target, -100) for target in records["target"]]
-        rows = zip(texts, labels, strict=True)
+        rows = zip(texts, positions(records, self.labels), strict=True)
         return [{"ids": ids, "label": label, "row": i, "length": len(ids)} for i, (ids, label) in enumerate(rows)]
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask (rows, tokens), labels and row (rows), padded to the longest.
+        """Return input_ids, attention_mask (rows, tokens), labels and row (rows), padded on the right.
 
+        So padded, the tokens of a text keep their positions, and a decoder's head finds its last one.
         Examples with `features` (rows, width), a frozen backbone's output, bring those instead of tokens.
         """
         if "features" in examples[0]:
             batch = {"features": torch.stack([e["features"] for e in examples])}
         else:
-            batch = self.tokenizer.pad({"input_ids": [e["ids"] for e in examples]}, return_tensors="pt")
+            ids = {"input_ids": [e["ids"] for e in examples]}
+            batch = self.tokenizer.pad(ids, padding_side="right", return_tensors="pt")
         batch["labels"] = torch.tensor([e["label"] for e in examples])
         batch["row"] = torch.tensor([e["row"] for e in examples])
         return dict(batch)
@@ -45,8 +45,9 @@ class Objective:
         """Return for each row its log-probabilities and its loss."""
         scores = self._logits(model, batch).log_softmax(-1)  # (rows, labels)
         losses = torch.nn.functional.nll_loss(scores, batch["labels"], reduction="none")
-        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), losses.tolist(), strict=True)
-        return [{"row": row, "scores": score, "loss": loss} for row, score, loss in rows]
+        counts = (batch["labels"] != IGNORED).long()
+        rows = zip(batch["row"].tolist(), scores.cpu().numpy(), losses.tolist(), counts.tolist(), strict=True)
+        return [{"row": row, "scores": score, "loss": loss, "tokens": count} for row, score, loss, count in rows]
 
     def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
         """Return the predictions of `records` in their order."""

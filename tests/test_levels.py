@@ -1,0 +1,296 @@
+"""Levels: each fits, saves, loads and predicts the same, and leaves folders that others' libraries open alone."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from conftest import LORA, SIZES, sentences
+
+from stepladder import levels
+from stepladder.errors import ConfigError, IntegrityError
+
+pytestmark = pytest.mark.slow
+
+HEAD = {"objective": {"name": "supervised"}, "prompt": None}
+PRETRAIN = {
+    "model": {"vocab_size": 320, "context_length": 128, **SIZES},
+    "level": {"pretraining": {
+        "max_tokens": 4096, "batch_size": 4, "learning_rate": 3e-3, "warmup_share": 0.1, "weight_decay": 0.1,
+    }},
+}  # fmt: skip
+CASES = {
+    "majority": ("baseline", "majority", "classification", {}),
+    "majority writes": ("baseline", "majority", "generation", {}),
+    "majority models": ("baseline", "majority", "language_modeling", {}),
+    "tfidf": ("baseline", "tfidf", "classification", {}),
+    "tfidf writes": ("baseline", "tfidf", "generation", {}),
+    "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 2}, "trainer": {"max_length": 200}}),
+    "prompt writes": ("prompt", "llama", "generation", {}),
+    "prompt models": ("prompt", "llama", "language_modeling", {}),
+    "full": ("finetune", "bert", "classification", {}),
+    "lora": ("finetune", "bert", "classification", {"method": LORA}),
+    "frozen": ("finetune", "bert", "classification", {"method": {"name": "frozen"}}),
+    "distil full": ("finetune", "distilbert", "classification", {}),
+    "distil lora": ("finetune", "distilbert", "classification", {"method": LORA}),
+    "decoder full": ("finetune", "llama", "classification", {}),
+    "decoder lora": ("finetune", "llama", "classification", {"method": LORA}),
+    "decoder head": ("finetune", "llama", "classification", HEAD),
+    "decoder head lora": ("finetune", "llama", "classification", {**HEAD, "method": LORA}),
+    "decoder head frozen": ("finetune", "llama", "classification", {**HEAD, "method": {"name": "frozen"}}),
+    "full writes": ("finetune", "llama", "generation", {}),
+    "lora writes by chrf": ("finetune", "llama", "generation", {"method": LORA, "trainer": {"monitor": "chrf"}}),
+    "full models": ("finetune", "llama", "language_modeling", {}),
+    "lora models": ("finetune", "llama", "language_modeling", {"method": LORA}),
+    "scratch": ("pretrain", "llama", "classification", PRETRAIN),
+    "scratch writes": ("pretrain", "llama", "generation", PRETRAIN),
+    "scratch models": ("pretrain", "llama", "language_modeling", PRETRAIN),
+}
+FACTS = {"level", "num_parameters", "num_trained_parameters", "rows_seen", "examples_seen", "tokens_seen"}
+
+
+def data(task: str, number: int, *, seed: int = 0) -> pl.DataFrame:
+    frame = sentences(number, seed=seed)
+    answers = {"classification": pl.col("target"), "generation": pl.col("input").str.slice(0, 12)}
+    return frame.with_columns(answers.get(task, pl.lit(None, pl.String)).alias("target"))
+
+
+@pytest.fixture(scope="module")
+def made(tiny, choose, tmp_path_factory):
+    """Return a function from a case to its fitted level, folder, facts, history and base; each is fitted once."""
+    known = {}
+
+    def fitted(name: str) -> tuple:
+        if name not in known:
+            level, model, task, changes = CASES[name]
+            folder, told = tmp_path_factory.mktemp("level"), []
+            base = None if level in ("baseline", "pretrain") else tiny / model
+            one = levels.load(level)(choose(level, model, task=task, **changes), base=base)
+            corpus = {"train": data(task, 60, seed=5), "val": data(task, 10, seed=6)} if level == "pretrain" else None
+            parts = data(task, 24), data(task, 12, seed=1)
+            facts = one.fit(*parts, state=folder / "state", log=lambda *values: told.append(values), corpus=corpus)
+            one.save(folder / "made")
+            known[name] = one, folder / "made", facts, told, base
+        return known[name]
+
+    return fitted
+
+
+def test_every_level_is_among_the_cases():
+    assert {case[0] for case in CASES.values()} == {module.name for module in pkgutil.iter_modules(levels.__path__)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_level_predicts_the_same_before_it_is_saved_and_after_it_is_loaded(name, made):
+    from stepladder import metrics, predictions
+
+    level, folder, facts, told, _ = made(name)
+    _, _, task, changes = CASES[name]
+    records = data(task, 9, seed=2)
+    first = level.predict(records)
+    again = levels.load(facts["level"]).load(folder).predict(records)
+    assert first.equals(again)
+    assert first["id"].to_list() == records["id"].to_list()
+    assert set(predictions.COLUMNS[task]) <= set(first.columns)
+    scores = metrics.evaluate(first, task)
+    assert scores
+    assert set(facts) >= FACTS
+    saved = json.loads((folder / "stepladder.json").read_text())
+    assert {key: saved[key] for key in facts} == facts
+    if facts["level"] in ("finetune", "pretrain"):
+        names = {told_name for told_name, *_ in told}
+        assert {"train/loss", "train/learning_rate", "val/loss"} <= names
+        assert ("val/chrf" in names) == (changes.get("trainer", {}).get("monitor") == "chrf")
+        assert (task == "language_modeling") == ("val/bits_per_byte" in names)
+        assert facts["rows_seen"] == 24
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[0] == "finetune"])
+def test_the_number_of_trained_parameters_is_the_one_that_the_method_says(name, made):
+    level, _, facts, _, base = made(name)
+    _, model, _, changes = CASES[name]
+    method = changes.get("method", {"name": "full"})
+    whole = level.answerer.model
+    expected = sum(weight.numel() for weight in whole.parameters())
+    if method == {"name": "frozen"}:
+        expected = 32 * 2 + 2
+    elif method == LORA:
+        expected = sum(4 * sum(shape) for shape in adapted(base)) + head(model, level.answerer.description["form"])
+    assert facts["num_trained_parameters"] == expected
+    assert facts["num_parameters"] == sum(weight.numel() for weight in whole.parameters())
+
+
+def adapted(base) -> list:
+    """Return the shapes of all linear layers of the backbone."""
+    import torch
+    from transformers import AutoModel
+
+    from stepladder import models
+
+    with models.opening(base):
+        backbone = AutoModel.from_pretrained(base)
+    return [module.weight.shape for module in backbone.modules() if isinstance(module, torch.nn.Linear)]
+
+
+def head(model: str, form: str) -> int:
+    if form == "causal":
+        return 0
+    return {"bert": 32 * 2 + 2, "llama": 32 * 2, "distilbert": 32 * 2 + 2 + 32 * 32 + 32}[model]
+
+
+def test_frozen_moves_the_head_and_nothing_else(made, tiny):
+    from safetensors.torch import load_file
+
+    level, folder, _, _, _ = made("frozen")
+    before = load_file(tiny / "bert" / "model.safetensors")
+    after = level.answerer.model.base_model.state_dict()
+    assert all((after[name] == weight).all() for name, weight in before.items())
+    assert sorted(path.name for path in folder.iterdir()) == ["head.safetensors", "stepladder.json"]
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "frozen", "decoder full", "decoder head lora", "scratch"])
+def test_a_fit_leaves_finite_weights_and_counts_what_it_saw(name, made):
+    level, _, facts, _, _ = made(name)
+    assert facts["examples_seen"] == 24
+    assert all(weight.isfinite().all() for weight in level.answerer.model.parameters())
+    if name != "scratch":
+        assert facts["tokens_seen"] > 0 or name == "frozen"
+
+
+OPEN = """
+import sys
+sys.modules["stepladder"] = None  # opened without it
+import json, torch
+from pathlib import Path
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file
+texts, jobs, found = *json.loads(sys.argv[1]), {}
+for name, folder in jobs.items():
+    folder = Path(folder)
+    said = json.loads((folder / "stepladder.json").read_text())
+    base = said["base"] or folder
+    options = {"dtype": torch.float32}
+    if said["form"] == "classifier":
+        options["num_labels"] = len(said["labels"])
+    kinds = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
+    model = kinds[said["form"]].from_pretrained(base, **options)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if said["adapter"]:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, folder)
+        model.config.pad_token_id = tokenizer.pad_token_id
+    model.eval()
+    rows = []
+    with torch.no_grad():
+        for text in texts:
+            if said["form"] == "causal":
+                asked = tokenizer(f"Text: {text}\\nLabel:", return_tensors="pt")["input_ids"]
+                scores = []
+                for label in said["labels"]:
+                    answer = tokenizer(" " + label, return_tensors="pt")["input_ids"]
+                    whole = torch.cat([asked, answer], 1)
+                    steps = model(whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
+                    scores.append(steps.gather(1, answer[0][:, None]).sum())
+                logits = torch.stack(scores)
+            elif said["form"] == "pooled":
+                head = load_file(folder / "head.safetensors")
+                batch = tokenizer(text, return_tensors="pt")
+                hidden = model(**batch).last_hidden_state
+                logits = (hidden.mean(1) @ head["weight"].T + head["bias"])[0]
+            else:
+                assert said["adapter"] or list(model.config.id2label.values()) == said["labels"]
+                logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+            rows.append(logits.softmax(-1).tolist())
+    found[name] = rows
+print(json.dumps(found))
+"""
+
+
+def test_saved_folders_answer_the_same_where_stepladder_cannot_be_imported(made):
+    trained = [name for name, case in CASES.items() if case[0] in ("finetune", "pretrain")]
+    cases = [name for name in trained if CASES[name][2] == "classification"]
+    records = data("classification", 5, seed=2)
+    jobs = {name: str(made(name)[1]) for name in cases}
+    command = [sys.executable, "-W", "ignore", "-c", OPEN, json.dumps([records["input"].to_list(), jobs])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout.splitlines()[-1])
+    for name in cases:
+        ours = made(name)[0].predict(records)["probabilities"].struct.unnest().to_numpy()
+        assert ours == pytest.approx(pl.DataFrame(answered[name], orient="row").to_numpy(), abs=1e-5), name
+
+
+def test_the_exported_form_needs_no_other_folder_and_answers_the_same(made, tmp_path):
+    from stepladder import answering
+
+    records = data("classification", 5, seed=2)
+    for name in ("lora", "frozen", "decoder lora", "decoder head lora"):
+        level, folder, _, _, _ = made(name)
+        answering.load(folder).export(tmp_path / name)
+        description = answering.read(tmp_path / name)
+        assert (description["base"], description["adapter"]) == (None, False)
+        alone = answering.load(tmp_path / name).predict(records)["probabilities"].struct.unnest().to_numpy()
+        assert alone == pytest.approx(level.predict(records)["probabilities"].struct.unnest().to_numpy(), abs=1e-5)
+
+
+def test_saving_says_nothing_about_shards(made, tmp_path, capfd):
+    for name in ("full", "lora", "scratch"):
+        made(name)[0].save(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_without_a_description_is_no_finished_model(tmp_path):
+    from stepladder import answering
+
+    with pytest.raises(IntegrityError, match=r"stepladder\.json: missing; this is no finished model"):
+        answering.load(tmp_path)
+
+
+def test_few_shot_examples_come_from_train_and_are_written_down(made):
+    _, folder, facts, _, _ = made("prompt")
+    shots = json.loads((folder / "stepladder.json").read_text())["prompt"]["shots"]
+    assert facts["rows_seen"] == len(shots) == 4
+    assert {text for text, _ in shots} <= set(data("classification", 24)["input"])
+
+
+def test_pretraining_reports_bits_per_byte_and_learns(made, choose, tmp_path):
+    _, _, facts, told, _ = made("scratch")
+    before = facts["pretraining"]
+    losses = [value for name, value, *_ in told if name == "pretrain/val/loss"]
+    assert losses[-1] < losses[0]
+    assert 0 < before["bits_per_byte"] < 8
+    measured = [value for name, value, *_ in told if name == "pretrain/val/bits_per_byte"]
+    assert before["bits_per_byte"] == pytest.approx(min(measured), rel=1e-4)
+    assert before["num_texts"] == 62
+    assert facts["num_trained_parameters"] == facts["num_parameters"]
+    without = levels.load("pretrain")(choose("pretrain", "llama", **PRETRAIN), base=None)
+    frame = data("classification", 4)
+    with pytest.raises(ConfigError, match="corpus: level=pretrain needs one"):
+        without.fit(frame, frame, state=tmp_path, log=print, corpus=None)
+
+
+def test_the_majority_of_train_is_the_answer_and_its_shares_are_the_probabilities(choose):
+    level = levels.load("baseline")(choose("baseline", "majority"), base=None)
+    train = data("classification", 5)  # three bad, two good
+    level.fit(train, train, state=None, log=None)
+    found = level.predict(data("classification", 3, seed=1))
+    assert found["answer"].to_list() == ["bad"] * 3
+    assert found["probabilities"][0] == pytest.approx({"bad": 0.6, "good": 0.4})
+
+
+def test_the_bytes_of_train_give_bits_to_every_text(choose):
+    import math
+
+    level = levels.load("baseline")(choose("baseline", "majority", task="language_modeling"), base=None)
+    train = pl.DataFrame({"id": ["a"], "input": ["aab"], "target": [None], "source": [None]})
+    level.fit(train, train, state=None, log=None)
+    found = level.predict(train.with_columns(pl.lit("aé").alias("input")))
+    assert found["num_bytes"].to_list() == [3]
+    assert found["bits"][0] == pytest.approx(-math.log2(3 / 259) - 2 * math.log2(1 / 259))
+
+
+def test_an_unknown_level_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'finetune'"):
+        levels.load("fintune")
