@@ -14,8 +14,6 @@ def train(config: dict, output: Path) -> dict[str, float]:
     folder = conversions.provide(config["model"]).get("folder")
     chosen = candidates.Inputs(files, folder and store.root() / folder)
     with runs.measured(output / "train.json") as cost:
-        scores = candidates.fit_into(
-            output / "model", output / "val.parquet", sections=config, files=chosen, cost=cost
-        )
+        scores = candidates.fit_into(output / "model", output / "val.parquet", sections=config, files=chosen, cost=cost)
     sync.by_hand(config, files, output, scores)
     return scores

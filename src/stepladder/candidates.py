@@ -45,6 +45,8 @@ def inputs(config: dict) -> Inputs:
         if not file.is_file():
             raise DataError(f"{file}: missing; make it with: dvc repro train@{name}")
     folder = json.loads(fetched.read_text()).get("folder")
+    if folder and not (store.root() / folder).is_dir():  # a clone that pulled has its description, not its bytes
+        raise DataError(f"{folder}: missing; bring it with: dvc repro --force --single-item fetch@{name}")
     return Inputs(json.loads(assigned.read_text()), folder and store.root() / folder)
 
 

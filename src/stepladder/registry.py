@@ -35,24 +35,29 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     """Register what reports/leaderboard.json lets pass and return {"candidate", "passed", "reason", "model"}.
 
     `runs` maps candidates to the ids of their tracked runs. A version of the same key is not made twice.
-    Raises IntegrityError when the reloaded model answers otherwise than it did on the test split.
+    Interrupted, it is safe to repeat. Raises IntegrityError when the reloaded model answers otherwise than it did on
+    the test split.
     """
     board = json.loads(Path("reports", "leaderboard.json").read_text())
     outcome = {key: board["registration"][key] for key in ("candidate", "passed", "reason")} | {"model": model}
     if not outcome["passed"]:
         return outcome
     client, name = mlflow.MlflowClient(), outcome["candidate"]
-    run = client.get_run(runs[name])
+    if answering.read(Path("models", name))["task"] == "language_modeling":
+        reason = f"{name} models raw text and answers nothing; there is nothing to serve"
+        return outcome | {"passed": False, "reason": reason}
+    key = client.get_run(runs[name]).data.tags[KEY]
     known = client.search_model_versions(f"name = '{model}'")
-    if any(version.tags.get(KEY) == run.data.tags[KEY] for version in known):
-        return outcome
-    with mlflow.start_run(run_id=run.info.run_id), tempfile.TemporaryDirectory() as folder:
-        uri = _log(name, Path(folder))
-    _check(uri, name)
-    version = mlflow.register_model(uri, model, tags={KEY: run.data.tags[KEY], "candidate": name})
-    alias = "challenger" if known else "champion"
-    client.set_registered_model_alias(model, alias, version.version)
-    print(f"registered models:/{model}@{alias} (version {version.version}): {name}", flush=True)
+    version = next((version.version for version in known if version.tags.get(KEY) == key), None)
+    if version is None:
+        with mlflow.start_run(run_id=runs[name]), tempfile.TemporaryDirectory() as folder:
+            uri = _log(name, Path(folder))
+        _check(uri, name)
+        version = mlflow.register_model(uri, model, tags={KEY: key, "candidate": name}).version
+    if not client.get_model_version(model, version).aliases:
+        alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
+        client.set_registered_model_alias(model, alias, version)
+        print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
     return outcome
 
 
@@ -82,7 +87,11 @@ def _check(uri: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         question, reply = Path(folder, "question.json"), Path(folder, "reply.json")
         question.write_text(json.dumps(asked.select("input").to_dicts()))
-        subprocess.run([sys.executable, "-c", ASK, uri, question, reply], check=True)
+        command = [sys.executable, "-c", ASK, uri, question, reply]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            fault = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            raise IntegrityError(f"{uri}: cannot be opened again ({fault}); not registered")
         answers = list(json.loads(reply.read_text())["answer"].values())
     equal = sum(a == b for a, b in zip(answers, measured["answer"], strict=True)) / len(answers)
     if equal < SHARE_EQUAL:

@@ -1,6 +1,7 @@
 """Search: every combination of a sweep's values, fitted on a sample of train and judged on val; test is never read."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,16 +47,20 @@ def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
     def log(name: str, value: float, step: int, epoch: int) -> None:
         told[name, step] = value
 
+    val, metric = files.read("val"), config["task"]["metric"]
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
-    facts = level.fit(train, files.read("val"), state=state, log=log, corpus=files.corpus())
+    facts = level.fit(train, val, state=state, log=log, corpus=files.corpus())
     shutil.rmtree(state, ignore_errors=True)
-    score = told[f"val/{config['task']['metric']}", facts["best_step"]]
-    print(f"trial {place}: {point} -> val/{config['task']['metric']} {score:.4f}", flush=True)
+    score = told.get((f"val/{metric}", facts["best_step"]))
+    if score is None:  # texts are not written at every validation
+        score = metrics.load(metric).compute(level.predict(val))
+    print(f"trial {place}: {point} -> val/{metric} {score:.4f}", flush=True)
     return {**point, "score": score, "loss": told["val/loss", facts["best_step"]]}
 
 
 def _changes(point: dict) -> list[str]:
-    return [f"{key}={value}" for key, value in point.items()]
+    """Return Hydra overrides; words are choices of a group or plain text, everything else is written as JSON."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in point.items()]
 
 
 def _best(scores: list[float], metric: str) -> int:

@@ -33,8 +33,10 @@ class Answers(mlflow.pyfunc.PythonModel):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.tokenizer.padding_side = "left" if self.saved["form"] == "causal" else "right"
         kind = CLASSES[self.saved["form"]]
-        self.model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
-        self.head = load_file(folder / "head.safetensors") if self.saved["form"] == "pooled" else None
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(self.device)
+        head = folder / "head.safetensors"
+        self.head = load_file(head, device=self.device) if self.saved["form"] == "pooled" else None
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         """Return `answer` and, for classification, one column of probability a label, in the order of the input."""
@@ -51,7 +53,7 @@ class Answers(mlflow.pyfunc.PythonModel):
 
     def _precision(self):
         if self.saved["inference"]["precision"] == "bf16-mixed":
-            return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+            return torch.autocast(self.device, torch.bfloat16)
         return contextlib.nullcontext()
 
     def _answers(self, texts: list[str]) -> list[dict]:
@@ -65,6 +67,7 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _headed(self, texts: list[str]) -> torch.Tensor:
         limit = self.saved["inference"]["max_length"]
         batch = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        batch = batch.to(self.device)
         if self.head is None:
             return self.model(**batch).logits
         hidden = self.model(**batch).last_hidden_state  # (rows, tokens, width)
@@ -72,25 +75,38 @@ class Answers(mlflow.pyfunc.PythonModel):
         return (hidden * mask).sum(1) / mask.sum(1) @ self.head["weight"].T + self.head["bias"]
 
     def _asked(self, texts: list[str]) -> torch.Tensor:
-        columns = []
-        for label in self.saved["labels"]:
-            words = self.tokenizer(self._answer(label), add_special_tokens=False)["input_ids"]
-            rows = [ids + words[:-1] for ids in self.tokenizer([self._question(text) for text in texts])["input_ids"]]
-            batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        columns, answers = [], [self._answer(label) for label in self.saved["labels"]]
+        labels = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        prompts = [self._prompt(text, max(map(len, labels))) for text in texts]
+        for words in labels:
+            rows = {"input_ids": [ids + words[:-1] for ids in prompts]}
+            batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.device)
             positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
             keep = {"position_ids": positions, "logits_to_keep": len(words), "use_cache": False}
             steps = self.model(**batch, **keep).logits.float().log_softmax(-1)  # (rows, words, vocabulary)
-            wanted = torch.tensor(words).expand(len(rows), -1)[..., None]
+            wanted = torch.tensor(words, device=self.device).expand(len(prompts), -1)[..., None]
             columns.append(steps.gather(-1, wanted).sum((1, 2)))
         return torch.stack(columns, dim=1)
 
     def _written(self, text: str) -> str:
-        batch = self.tokenizer(self._question(text), return_tensors="pt")
+        ids = {"input_ids": [self._prompt(text, self.saved["decoding"]["max_new_tokens"])]}
+        batch = self.tokenizer.pad(ids, return_tensors="pt").to(self.device)
         end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer, "pad_token_id": self.tokenizer.pad_token_id}
         plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         output = self.model.generate(**batch, **self.saved["decoding"], **end, **plain)
         said = self.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return said.strip().split("\n")[0].strip()
+
+    def _prompt(self, text: str, spare: int) -> list[int]:
+        """Return the tokens of a question, its input cut at the end where `spare` more tokens would be too many."""
+        room = self.saved["inference"]["max_length"] - spare
+        ids = self.tokenizer(self._question(text))["input_ids"]
+        if len(ids) <= room:
+            return ids
+        places = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        cuts = (text[:start] for start, _ in reversed(places[: len(places) - (len(ids) - room) + 1]))
+        shorter = (self.tokenizer(self._question(cut))["input_ids"] for cut in cuts)
+        return next(ids for ids in shorter if len(ids) <= room)
 
     def _question(self, text: str) -> str:
         prompt = self.saved["prompt"]
@@ -103,9 +119,7 @@ class Answers(mlflow.pyfunc.PythonModel):
 
     def _filled(self, text: str) -> str:
         prompt = self.saved["prompt"]
-        return prompt["template"].format(
-            input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"]
-        )
+        return prompt["template"].format(input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"])
 
 
 mlflow.models.set_model(Answers())

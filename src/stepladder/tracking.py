@@ -6,7 +6,9 @@ a store that was lost both end with the same runs.
 
 import hashlib
 import json
+import logging
 import os
+import time
 from dataclasses import dataclass, field
 
 import mlflow
@@ -47,10 +49,12 @@ class Tracker:
         root = store.root()
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
         mlflow.set_tracking_uri(self.uri)
-        self.client = MlflowClient(self.uri)
-        self.lock = FileLock(root / "state" / "mlflow.lock")
+        for name in ("mlflow.store", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # the making of tables is no news
         (root / "state").mkdir(exist_ok=True)
-        with self.lock:
+        self.lock = FileLock(root / "state" / "mlflow.lock")
+        with self.lock:  # a client makes the tables of a new store
+            self.client = MlflowClient(self.uri)
             known = self.client.get_experiment_by_name(experiment)
             place = (root / "mlruns").as_uri() if self.uri.startswith("sqlite") else None
             self.experiment = known.experiment_id if known else self.client.create_experiment(experiment, place)
@@ -59,23 +63,20 @@ class Tracker:
         """Make or complete the run of this entry and return its id; an entry told before changes nothing."""
         with self.lock:
             run = self._found(entry.key) or self._created(entry)
-        if run.data.tags.get(DIGEST) == entry.digest():
-            return run.info.run_id
+            if run.data.tags.get(DIGEST) != entry.digest():
+                self._complete(run, entry)
+        return run.info.run_id
+
+    def _complete(self, run, entry: Entry) -> None:
         identifier = run.info.run_id
         self._params(run, entry.params)
-        stamp = run.info.start_time
-        told = [Metric(m["name"], m["value"], stamp, m["step"]) for m in entry.history]
-        last = max((m["step"] for m in entry.history), default=0)
-        told += [Metric(name, value, stamp, last + 1) for name, value in entry.metrics.items()]
-        for start in range(0, len(told), BATCH):
-            self.client.log_batch(identifier, metrics=told[start : start + BATCH])
+        self._metrics(run, entry)
         for name, text in entry.texts.items():
             self.client.log_text(identifier, text, name)
         self._data(run, entry.data)
         tags = {**entry.tags, DIGEST: entry.digest()}
         self.client.log_batch(identifier, tags=[RunTag(name, str(value)) for name, value in tags.items()])
         self.client.set_terminated(identifier, "FINISHED")
-        return identifier
 
     def _found(self, key: str):
         found = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
@@ -92,6 +93,20 @@ class Tracker:
         new = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in run.data.params]
         for start in range(0, len(new), 100):
             self.client.log_batch(run.info.run_id, params=new[start : start + 100])
+
+    def _metrics(self, run, entry: Entry) -> None:
+        """Log the values that the run does not hold; the last step shows the final ones, also when they changed."""
+        held = [m for name in run.data.metrics for m in self.client.get_metric_history(run.info.run_id, name)]
+        known = {(m.key, m.step, m.value) for m in held}
+        stamp = max([int(time.time() * 1000), *(m.timestamp + 1 for m in held)])
+        last = max([0, *(m["step"] + 1 for m in entry.history), *(m.step for m in held)])
+        told = [(m["name"], m["step"], m["value"]) for m in entry.history]
+        told = [point for point in told if point not in known]
+        shown = run.data.metrics
+        told += [(name, last, value) for name, value in entry.metrics.items() if shown.get(name) != value]
+        made = [Metric(name, value, stamp, step) for name, step, value in told]
+        for start in range(0, len(made), BATCH):
+            self.client.log_batch(run.info.run_id, metrics=made[start : start + BATCH])
 
     def _data(self, run, data: dict[str, dict]) -> None:
         held = {known.dataset.digest for known in run.inputs.dataset_inputs}

@@ -1,0 +1,119 @@
+"""Candidates: samples and keys are stable, and a fitted folder appears whole; what a stage cost is noted beside."""
+
+import copy
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import sentences
+
+from stepladder import candidates, records, runs, splits
+from stepladder.errors import DataError
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of its own with a prepared data set."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for seed, (part, number) in enumerate({"train": 24, "val": 12, "test": 10}.items()):
+        records.write(sentences(number, seed=seed), Path("data", "films", f"{part}.parquet"))
+    records.write_json(splits.assign("films", None), Path("inputs", "tfidf.json"))
+    records.write_json({"name": "tfidf", "files": {}}, Path("assets", "tfidf.json"))
+    return tmp_path
+
+
+def test_a_sample_is_so_many_rows_in_their_order_and_added_rows_replace_but_never_shuffle():
+    frame = sentences(60)
+    first = candidates.sample(frame, 20, 1)
+    assert len(first) == 20
+    assert first["id"].to_list() == [name for name in frame["id"] if name in set(first["id"])]
+    assert first.equals(candidates.sample(frame, 20, 1))
+    assert not first.equals(candidates.sample(frame, 20, 2))
+    for number in range(61, 75):
+        after = candidates.sample(sentences(60).vstack(sentences(number, seed=3)[60:]), 20, 1)
+        new = set(after["id"]) - set(first["id"])
+        assert all(name.startswith("r3_") for name in new)
+    assert set(candidates.sample(frame[::-1], 20, 1)["id"]) == set(first["id"])
+
+
+@pytest.mark.parametrize("limit", [None, 60, 100])
+def test_a_sample_of_all_rows_is_all_rows(limit):
+    frame = sentences(60)
+    assert candidates.sample(frame, limit, 1) is frame
+
+
+def test_a_key_follows_settings_and_data_and_nothing_else(choose):
+    sections, files = choose("finetune", "bert"), {"train": {"path": "a", "sha256": "1"}}
+    key = candidates.key(sections, files)
+    for name in candidates.UNTRACKED:
+        assert candidates.key({**sections, name: {"other": 1}}, files) == key
+    for name in ("seed", "trainer", "method", "task", "level"):
+        assert candidates.key({**sections, name: {"other": 1}}, files) != key
+    assert candidates.key(sections, {"train": {"path": "a", "sha256": "2"}}) != key
+    assert candidates.key(dict(reversed(copy.deepcopy(sections).items())), files) == key
+
+
+def test_tuned_sections_stand_in_place_of_the_composed_ones_whole(place):
+    config = {"candidate": "lora", "method": {"name": "full"}, "optimizer": {"learning_rate": 1}}
+    assert candidates.tuned(config) == config
+    records.write_text("sections:\n  optimizer:\n    betas: 2\n", Path("tuned", "lora.yaml"))
+    assert candidates.tuned(config) == {**config, "optimizer": {"betas": 2}}
+    assert candidates.tuned({**config, "candidate": None}) == {**config, "candidate": None}
+
+
+def test_missing_inputs_name_the_command_that_makes_them(place):
+    with pytest.raises(DataError, match=r"inputs/lora\.json: missing; make it with: dvc repro train@lora"):
+        candidates.inputs({"candidate": "lora"})
+
+
+def test_training_leaves_model_predictions_and_costs_and_evaluation_the_test_answers(place, choose):
+    config = {**choose("baseline", "tfidf"), "candidate": "tfidf"}
+    scores = candidates.train(config)
+    candidates.evaluate(config)
+    saved = json.loads(Path("models", "tfidf", "stepladder.json").read_text())
+    assert saved["num_train_rows"] == saved["rows_seen"] == 24
+    assert Path("models", "tfidf", "history.jsonl").read_text() == ""
+    assert pl.read_parquet("predictions/val/tfidf.parquet")["id"].to_list() == sentences(12, seed=1)["id"].to_list()
+    assert pl.read_parquet("predictions/test/tfidf.parquet")["id"].to_list() == sentences(10, seed=2)["id"].to_list()
+    assert 0 <= scores["accuracy"] <= 1
+    for stage, number in {"train": 24, "evaluate": 10}.items():
+        cost = json.loads(Path("runs", "tfidf", f"{stage}.json").read_text())
+        assert cost["stage"] == stage
+        assert cost["num_rows"] == number
+        assert cost["seconds"] > 0
+    assert not list(Path("state", "train").iterdir())
+    models = {path: path.read_bytes() for path in Path("models").rglob("*") if path.is_file()}
+    candidates.train(config)
+    assert {path: path.read_bytes() for path in models} == models  # byte for byte
+
+
+def test_a_fit_that_fails_leaves_the_finished_folder_alone(place, choose):
+    config = {**choose("baseline", "tfidf"), "candidate": "tfidf"}
+    candidates.train(config)
+    before = Path("models", "tfidf", "stepladder.json").read_bytes()
+    with pytest.raises(KeyError):
+        candidates.train({**config, "model": {"name": "tfidf"}})
+    assert Path("models", "tfidf", "stepladder.json").read_bytes() == before
+
+
+def test_training_reads_neither_the_test_file_nor_anything_but_train_and_val(place, choose, monkeypatch):
+    opened, read = [], records.read
+    monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
+    candidates.train({**choose("baseline", "tfidf"), "candidate": "tfidf"})
+    assert opened == ["data/films/train.parquet", "data/films/val.parquet"]
+
+
+def test_costs_hold_what_was_added_and_are_not_written_for_a_stage_that_failed(tmp_path):
+    with runs.measured(tmp_path / "c" / "train.json") as cost, runs.timed(cost, 50):
+        cost |= {"num_trials": 3}
+    found = json.loads((tmp_path / "c" / "train.json").read_text())
+    assert found["num_trials"] == 3
+    assert found["num_rows"] == 50
+    assert found["examples_per_second"] > 0
+    assert found["peak_memory_bytes"] > 1e7
+    assert {"host", "git_revision", "versions", "threads", "started", "cpu_seconds"} <= set(found)
+    with pytest.raises(ZeroDivisionError), runs.measured(tmp_path / "d" / "train.json"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "d").exists()

@@ -1,0 +1,227 @@
+"""Registry and serving: what is registered answers as it was measured, alone; what does not is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import LORA, sentences
+
+from stepladder import records, splits
+from stepladder.errors import IntegrityError
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),  # MLflow 3.17 and SQLAlchemy 2.1
+    pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning"),  # of a class inside MLflow
+]
+MODEL = "stepladder_films"
+SIZES = {"train": 24, "val": 8, "test": 12}
+CANDIDATES = {
+    "lora": ("bert", "classification", {"method": LORA}),
+    "frozen": ("bert", "classification", {"method": {"name": "frozen"}}),
+    "words": ("llama", "classification", {"method": LORA}),
+    "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
+    "bytes": ("llama", "language_modeling", {}),
+}
+ASK = """
+import sys
+sys.modules["stepladder"] = None
+import json, mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+texts = pandas.DataFrame({"input": json.loads(sys.argv[2])})
+print(json.dumps(model.predict(texts).to_dict("records")))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
+    """A repository with tiny trained and evaluated candidates."""
+    from stepladder import levels
+
+    root = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("DVC_ROOT", str(root))
+        for name, (model, task, changes) in CANDIDATES.items():
+            parts = {part: data(task, number, seed) for seed, (part, number) in enumerate(SIZES.items())}
+            for part, frame in parts.items():
+                records.write(frame, Path("data", task, f"{part}.parquet"))
+            records.write_json(splits.assign(task, None), Path("inputs", f"{name}.json"))
+            level = levels.load("finetune")(choose("finetune", model, task=task, **changes), base=tiny / model)
+            level.fit(parts["train"], parts["val"], state=root / "state", log=lambda *_: None)
+            level.save(Path("models", name))
+            records.write(level.predict(parts["test"]), Path("predictions", "test", f"{name}.parquet"))
+    return root
+
+
+def data(task: str, number: int, seed: int) -> pl.DataFrame:
+    frame = sentences(number, seed=seed)
+    return frame if task == "classification" else frame.with_columns(target=pl.col("input").str.slice(0, 9))
+
+
+@pytest.fixture
+def runs(empty_store, place, tmp_path, monkeypatch):
+    """A new store with a run of each candidate."""
+    import mlflow
+
+    from stepladder.tracking import Entry, Tracker
+
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    one = Tracker(experiment="tiny")
+    yield {name: one.tell(Entry(name=name, key=f"{name}-1", params={})) for name in CANDIDATES}
+    mlflow.set_tracking_uri(None)
+
+
+def register(runs: dict, candidate: str, *, passed: bool = True) -> dict:
+    from stepladder import registry
+
+    outcome = {"candidate": candidate, "passed": passed, "reason": "it beats the baseline" if passed else "it does not"}
+    records.write_json({"registration": outcome}, Path("reports", "leaderboard.json"))
+    return registry.register(runs, model=MODEL)
+
+
+def versions() -> dict[str, list[str]]:
+    """Return {candidate: aliases} of the registered versions."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = client.search_model_versions(f"name = '{MODEL}'")
+    return {v.tags["candidate"]: client.get_model_version(MODEL, v.version).aliases for v in found}
+
+
+def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is_challenger(runs, capsys, monkeypatch):
+    import mlflow
+
+    from stepladder import registry
+
+    assert register(runs, "lora") == {
+        "candidate": "lora", "passed": True, "reason": "it beats the baseline", "model": MODEL,
+    }  # fmt: skip
+    assert versions() == {"lora": ["champion"]}
+    register(runs, "lora")
+    assert versions() == {"lora": ["champion"]}
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL}'")) == 1
+    assert mlflow.get_run(runs["lora"]).info.status == "FINISHED"
+    experiment = mlflow.get_run(runs["lora"]).info.experiment_id
+    logged = mlflow.search_logged_models(output_format="list", experiment_ids=[experiment])
+    assert [model.status for model in logged] == ["READY"]
+    served = answers(f"models:/{MODEL}@champion", read("lora")["input"].to_list())
+    same(served, "lora")
+    monkeypatch.setattr(registry, "_check", lambda *_: None)  # seconds; a test of its own refuses and accepts
+    register(runs, "frozen")
+    assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
+    register(runs, "lora")
+    assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
+    assert capsys.readouterr().out.count("registered models:/") == 2
+
+
+def read(name: str) -> pl.DataFrame:
+    return records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
+
+
+def answers(uri: str, texts: list[str]) -> list[dict]:
+    command = [sys.executable, "-W", "ignore", "-c", ASK, uri, json.dumps(texts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def same(served: list[dict], name: str) -> None:
+    measured = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
+    assert [row["answer"] for row in served] == measured["answer"].to_list()
+    if "probabilities" in measured.columns:
+        for row, shares in zip(served, measured["probabilities"], strict=True):
+            assert {label: row[label] for label in shares} == pytest.approx(shares, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["frozen", "words", "writer"])
+def test_every_form_is_served_as_it_was_measured(name, runs, tmp_path):
+    from stepladder import answering
+
+    answering.load(Path("models", name)).export(tmp_path / "out")
+    same(in_process(tmp_path / "out", read(name)["input"].to_list()), name)
+
+
+def in_process(folder: Path, texts: list[str]) -> list[dict]:
+    """Answer with serving.py as MLflow would, without the seconds of another process."""
+    from types import SimpleNamespace
+
+    import pandas
+
+    from stepladder import serving
+
+    model = serving.Answers()
+    model.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
+    return model.predict(None, pandas.DataFrame({"input": texts})).to_dict("records")
+
+
+def test_a_model_that_was_tampered_with_is_refused_and_leaves_no_version(runs):
+    from safetensors.torch import load_file, save_file
+
+    file = Path("models", "frozen", "head.safetensors")
+    save_file({key: -weight for key, weight in load_file(file).items()}, file)
+    with pytest.raises(IntegrityError, match=r"only 0.0% of 12 answers equal those measured; not registered"):
+        register(runs, "frozen")
+    assert versions() == {}
+
+
+def test_a_model_that_cannot_be_opened_again_is_refused_in_one_line(runs, monkeypatch):
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "ASK", "raise ValueError('no such thing')")
+    with pytest.raises(IntegrityError, match=r"cannot be opened again .ValueError: no such thing.; not registered"):
+        register(runs, "frozen")
+    assert versions() == {}
+
+
+def test_a_registration_that_was_interrupted_before_its_alias_is_completed(runs, monkeypatch):
+    import mlflow
+
+    from stepladder import registry
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            register(runs, "frozen")
+    assert versions() == {"frozen": []}
+    register(runs, "frozen")
+    assert versions() == {"frozen": ["champion"]}
+
+
+def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serve(runs):
+    assert register(runs, "lora", passed=False) == {
+        "candidate": "lora", "passed": False, "reason": "it does not", "model": MODEL,
+    }  # fmt: skip
+    outcome = register(runs, "bytes")
+    assert not outcome["passed"]
+    assert outcome["reason"].startswith("bytes models raw text")
+    assert versions() == {}
+
+
+def test_a_text_that_is_too_long_is_served_as_it_was_measured(runs, tmp_path):
+    from stepladder import answering
+
+    long = read("words").head(3).with_columns(pl.col("input") + pl.lit(" every scene of it" * 30))
+    for name in ("lora", "words", "writer"):
+        answerer = answering.load(Path("models", name))
+        measured = answerer.predict(long)
+        answerer.export(tmp_path / name)
+        served = in_process(tmp_path / name, long["input"].to_list())
+        assert [row["answer"] for row in served] == measured["answer"].to_list()
+        if name != "writer":
+            for row, shares in zip(served, measured["probabilities"], strict=True):
+                assert {label: row[label] for label in shares} == pytest.approx(shares, abs=1e-4)

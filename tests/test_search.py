@@ -1,0 +1,93 @@
+"""Search: the grid picks the best by validation, writes whole sections, and never opens the test file."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from conftest import sentences
+
+from stepladder import candidates, records, search, splits
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for seed, (part, number) in enumerate({"train": 48, "val": 24, "test": 10}.items()):
+        frame = sentences(number, seed=seed)
+        texts = frame.with_columns(target=pl.col("input").str.slice(0, 9))
+        records.write(frame, Path("data", "films", f"{part}.parquet"))
+        records.write(texts, Path("data", "texts", f"{part}.parquet"))
+    for name, model, data in (("lora", "bert", "films"), ("writer", "llama", "texts")):
+        records.write_json(splits.assign(data, None), Path("inputs", f"{name}.json"))
+        records.write_json({"name": model, "folder": str(tiny / model)}, Path("assets", f"{name}.json"))
+    return tmp_path
+
+
+def trial(config: dict, changes: list[str]) -> dict:
+    """Change dotted keys, as composing again with Hydra's overrides does."""
+    found = json.loads(json.dumps(config))
+    for change in changes:
+        key, value = change.split("=", 1)
+        *groups, last = key.split(".")
+        section = found
+        for group in groups:
+            section = section[group]
+        section[last] = json.loads(value)
+    return found
+
+
+def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(place, choose, monkeypatch, capsys):
+    opened, read = [], records.read
+    monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
+    sweep = {
+        "parameters": {"optimizer.learning_rate": [1e-12, 0.02], "trainer.gradient_clip": [1.0, None]},
+        "max_rows": 32, "max_epochs": 3,
+    }  # fmt: skip
+    config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
+    search.grid(config, trial)
+    table = pl.read_parquet("reports/trials/lora.parquet")
+    assert table.columns == ["optimizer.learning_rate", "trainer.gradient_clip", "score", "loss"]
+    assert len(table) == 4
+    best = table.row(table["score"].arg_max(), named=True)
+    sections = yaml.safe_load(Path("tuned", "lora.yaml").read_text())["sections"]
+    assert best["optimizer.learning_rate"] == 0.02
+    assert sections == {
+        "optimizer": {**config["optimizer"], "learning_rate": 0.02},
+        "trainer": {**config["trainer"], "gradient_clip": best["trainer.gradient_clip"]},
+    }
+    assert sections["trainer"]["max_epochs"] == 1  # the sweep's own, short or long, is not the candidate's
+    assert set(opened) == {"data/films/train.parquet", "data/films/val.parquet"}
+    assert candidates.tuned(config)["optimizer"]["learning_rate"] == 0.02
+    assert "trial 4 of 4" in capsys.readouterr().out
+    assert json.loads(Path("runs", "lora", "sweep.json").read_text())["num_trials"] == 4
+    assert not Path("state", "sweep", "lora").exists()
+
+
+def test_a_candidate_without_a_sweep_keeps_what_it_has(place, choose):
+    config = {**choose("finetune", "bert"), "candidate": "lora"}
+    search.grid(config, trial)
+    assert Path("tuned", "lora.yaml").read_text() == "sections: {}\n"
+    assert candidates.tuned(config) == config
+    assert pl.read_parquet("reports/trials/lora.parquet").is_empty()
+    assert not Path("runs").exists()
+
+
+def test_a_task_of_texts_is_judged_by_its_metric_though_training_watches_the_loss(place, choose):
+    sweep = {"parameters": {"optimizer.learning_rate": [1e-3, 3e-3]}, "max_rows": 16, "max_epochs": 1}
+    search.grid({**choose("finetune", "llama", task="generation"), "candidate": "writer", "sweep": sweep}, trial)
+    assert pl.read_parquet("reports/trials/writer.parquet")["score"].is_between(0, 100).all()
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("log_loss", 2)])
+def test_the_first_of_equal_scores_wins_in_the_direction_of_the_metric(metric, best):
+    assert search._best([0.5, 0.7, 0.2, 0.7, 0.2], metric) == best
+
+
+def test_overrides_say_numbers_and_nothing_in_the_words_of_the_grammar():
+    changes = search._changes({"a": None, "b": True, "c": 1e-05, "d": "lora", "e": [1, 2]})
+    assert changes == ["a=null", "b=true", "c=1e-05", "d=lora", "e=[1, 2]"]

@@ -1,0 +1,181 @@
+"""Tracking: a run is told once, completed when files change, found by filters, and survives a race and a lost store."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import sentences
+
+from stepladder import records, splits
+
+# MLflow 3.17 uses a loader of SQLAlchemy that is about to go
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")]
+
+
+@pytest.fixture
+def place(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
+
+
+def entry(**changes):
+    from stepladder.tracking import Entry
+
+    data = {"train": {"path": "data/films/train.parquet", "md5": "a" * 32}}
+    history = [{"name": "val/loss", "value": 1.0 / (step + 1), "step": step, "epoch": 0} for step in range(3)]
+    facts = {"name": "lora", "key": "lora-1", "params": {"method.r": 8}, "metrics": {"test/accuracy": 0.75}}
+    return Entry(**{**facts, "history": history, "data": data, "texts": {"config.yaml": "seed: 1\n"}, **changes})
+
+
+def tracker():
+    from stepladder.tracking import Tracker
+
+    return Tracker(experiment="tiny")
+
+
+def held(one, run: str) -> dict:
+    """Return everything that the store holds of a run."""
+    found = one.client.get_run(run)
+    series = {name: one.client.get_metric_history(run, name) for name in found.data.metrics}
+    return {
+        "metrics": found.data.metrics, "params": found.data.params, "tags": found.data.tags,
+        "inputs": [(i.dataset.name, i.dataset.digest, i.tags[0].value) for i in found.inputs.dataset_inputs],
+        "history": {name: [(m.step, m.value) for m in values] for name, values in series.items()},
+        "status": found.info.status, "end": found.info.end_time,
+    }  # fmt: skip
+
+
+def test_telling_twice_changes_nothing(place):
+    one = tracker()
+    run = one.tell(entry())
+    before = held(one, run)
+    assert tracker().tell(entry()) == run
+    assert held(one, run) == before
+    assert before["status"] == "FINISHED"
+    assert before["params"] == {"method.r": "8"}
+    assert before["inputs"] == [("data/films/train.parquet", "a" * 32, "train")]
+    assert len(one.client.search_runs([one.experiment])) == 1
+    assert Path("mlruns", run, "artifacts", "config.yaml").read_text() == "seed: 1\n"
+
+
+@pytest.mark.parametrize("value", [0.9, 0.6])
+def test_a_changed_metric_completes_the_run_and_the_new_value_is_shown(place, value):
+    one = tracker()
+    run = one.tell(entry())
+    again = entry(metrics={"test/accuracy": value, "test/mcc": 0.5}, params={"method.r": 8, "seed": 1})
+    assert one.tell(again) == run
+    after = held(one, run)
+    assert after["metrics"] == {"val/loss": pytest.approx(1 / 3), "test/accuracy": value, "test/mcc": 0.5}
+    assert len(after["history"]["val/loss"]) == 3
+    assert after["params"] == {"method.r": "8", "seed": "1"}
+
+
+def test_long_parameters_and_histories_arrive(place):
+    history = [{"name": "train/loss", "value": float(step), "step": step, "epoch": 0} for step in range(2500)]
+    one = tracker()
+    run = one.tell(entry(params={"prompt.template": "x" * 7000, "empty": ""}, history=history))
+    found = held(one, run)
+    assert found["params"]["prompt.template"] == "x" * 6000
+    assert found["history"]["train/loss"] == [(step, float(step)) for step in range(2500)]
+    assert found["history"]["test/accuracy"] == [(2500, 0.75)]
+
+
+def test_filters_on_metrics_params_and_tags_find_the_run(place):
+    one = tracker()
+    run, other = one.tell(entry(tags={"level": "finetune"})), one.tell(entry(key="b", metrics={"test/accuracy": 0.4}))
+    for text in ('metrics."test/accuracy" > 0.5', "tags.`stepladder.key` = 'lora-1'", "tags.level = 'finetune'"):
+        assert [r.info.run_id for r in one.client.search_runs([one.experiment], text)] == [run]
+    assert len(one.client.search_runs([one.experiment], 'params."method.r" = "8"')) == 2
+    assert other != run
+
+
+RACE = """
+import sys
+from stepladder.tracking import Entry, Tracker
+Tracker(experiment="tiny").tell(Entry(name=sys.argv[1], key=sys.argv[1], params={"a": 1}, metrics={"val/loss": 0.5}))
+"""
+
+
+def test_two_processes_that_tell_a_new_store_end_with_two_runs_in_their_experiment(place):
+    Path("mlflow.db").unlink()
+    caught = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", RACE, name], **caught) for name in ("one", "two")]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said == ["", ""]
+    one = tracker()
+    found = one.client.search_runs([one.experiment])
+    assert sorted(run.info.run_name for run in found) == ["one", "two"]
+    assert one.client.search_runs(["0"]) == []
+    assert sorted(e.name for e in one.client.search_experiments()) == ["Default", "tiny"]
+
+
+@pytest.fixture
+def candidate(place, choose) -> Path:
+    """What the stages leave of one candidate."""
+    for seed, part in enumerate(("train", "val", "test")):
+        records.write(sentences(4, seed=seed), Path("data", "films", f"{part}.parquet"))
+    records.write_json(splits.assign("films", None), Path("inputs", "lora.json"))
+    sections = {**choose("finetune", "bert"), "candidate": "lora"}
+    records.write_text(yaml.safe_dump(sections, sort_keys=False), Path("build", "lora.yaml"))
+    facts = {"level": "finetune", "num_parameters": 7, "num_trained_parameters": 3}
+    records.write_json(facts, Path("models", "lora", "stepladder.json"))
+    line = {"name": "val/loss", "value": 0.5, "step": 3, "epoch": 0}
+    records.write_text(json.dumps(line) + "\n", Path("models", "lora", "history.jsonl"))
+    return place
+
+
+def test_files_are_told_after_training_after_scoring_and_again_to_a_new_store(candidate, monkeypatch):
+    from stepladder import sync
+
+    first = sync.tell(["lora", "not_trained_yet"])
+    assert list(first) == ["lora"]
+    records.write_json({"val": {"accuracy": 0.8}, "test": {"accuracy": 0.7, "mcc": None}}, Path("metrics", "lora.json"))
+    assert sync.tell(["lora"]) == first
+    before = held(tracker(), first["lora"])
+    assert before["metrics"] == {
+        "val/accuracy": 0.8, "test/accuracy": 0.7, "val/loss": 0.5, "num_parameters": 7, "num_trained_parameters": 3,
+    }  # fmt: skip
+    md5 = splits_md5(Path("data", "films", "test.parquet"))
+    assert ("data/films/test.parquet", md5, "test") in before["inputs"]
+    assert len(before["inputs"]) == 3
+    assert before["params"]["method.name"] == "full"
+    assert (before["tags"]["level"], before["tags"]["method"], before["tags"]["data"]) == ("finetune", "full", "films")
+    lost(monkeypatch)
+    second = sync.tell(["lora"])
+    assert second != first
+    after = held(tracker(), second["lora"])
+    for name in ("metrics", "params", "inputs", "history"):
+        assert after[name] == before[name]
+
+
+def splits_md5(file: Path) -> str:
+    import hashlib
+
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the store where there is none."""
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
+    Path("elsewhere").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(Path("elsewhere").resolve()))
+
+
+def test_nested_sections_become_flat_parameters_without_the_unused():
+    from stepladder import tracking
+
+    assert tracking.flat({"a": {"b": {"c": 1}, "d": None}, "e": [1], "f": {}}) == {"a.b.c": 1, "e": [1]}
