@@ -1,0 +1,33 @@
+# make run     install what is missing, then the whole pipeline and its verdict
+# make test    install what is missing, then all unit and slow tests (no network)
+# make story   the pipeline itself as a test, on sampled data      make check    lint, then test
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: run test story check lint signatures
+run: $(READY)
+	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
+
+test: $(READY)
+	pytest -m "not story"
+
+story: $(READY)
+	pytest -m story
+
+lint: $(READY)
+	ruff check . && ruff format --check .
+
+check: lint test
+
+signatures: $(READY)
+	python -m stepladder.signatures
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Stepladder needs Python 3.11 or newer')"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
+	touch $@
