@@ -60,6 +60,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     save(root / f"models/{name}/stepladder.json", {
         "level": level, "num_parameters": num_parameters, "num_trained_parameters": trained,
         "rows_seen": 0 if name == "zero_shot" else 2000 if name == "lora_smollm2" else 7055, "num_train_rows": 7055,
+        "base": f"state/store/models/{model}" if level == "prompt" or method == "lora" else None,
     })  # fmt: skip
     (root / f"models/{name}/model.safetensors").write_bytes(bytes(trained // 1000))
     (root / f"state/store/models/{model}").mkdir(parents=True, exist_ok=True)
@@ -126,12 +127,11 @@ def test_a_row_says_what_it_cost(board: dict) -> None:
     assert by_name["few_shot"]["method"] == "few_shot" and by_name["lora"]["command"] == "dvc repro score@lora"
     price = board["prices"]["lora"]
     assert price["train_seconds"] == 151.0 and price["sweep_seconds"] == 96.0 and price["fetch_seconds"] == 3.1
-    assert price["base_bytes"] == 0 and board["prices"]["few_shot"]["base_bytes"] == 137_000
+    assert board["prices"]["full"]["base_bytes"] == 0 and board["prices"]["few_shot"]["base_bytes"] == 137_000
 
 
 def test_an_adapter_counts_the_bytes_of_its_base(tmp_path) -> None:
     config = story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora"))
-    save(tmp_path / "models/lora/adapter_config.json", {})
     assert leaderboard.assemble(tmp_path, config)["prices"]["lora"]["base_bytes"] == 23_380
 
 

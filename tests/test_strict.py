@@ -1,6 +1,7 @@
 """strict: what a person types wrongly is refused at once, all of it: place, value, what is allowed, nearest name."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -53,6 +54,14 @@ def typed_faults(*words, stage="train", many=False) -> list[str]:
     except ConfigError as error:
         return str(error).splitlines()
     return []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sound_conf():
+    """The files of conf/ are looked at in test_conf.py, not in each test here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shipped, "problems", list)
+        yield
 
 
 def test_the_shipped_table_is_accepted():
@@ -123,7 +132,7 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         ({"level": "pretrain", "model": "tiny_llama"}, None, "level pretrain needs corpus"),
         ({"level": "baseline", "model": "tfidf", "sweep": "lora"}, "sweep", "level baseline never reads sweep"),
         ({"model": "tfidf"}, "level", "is missing"),
-        (["level"], None, "expected {level"),
+        (["level"], None, "expected keys: level, model"),
     ],
 )
 def test_a_fault_in_a_row_names_its_place_and_the_cure(tmp_path, row, place, words):
@@ -151,7 +160,7 @@ def test_a_row_that_means_something_is_accepted_and_composes(tmp_path, row):
     assert compose.candidate("x", table)["candidate"] == "x"
 
 
-@pytest.mark.parametrize("name", ["config", "data", "compare", "registered", "a-b", "Ab", "a b", "é", "a/b", "x;rm"])
+@pytest.mark.parametrize("name", ["config", "data", "compare", "a-b", "Ab", "a b", "é", "a/b", "x;rm"])
 def test_a_name_that_clashes_or_has_odd_letters_is_refused(tmp_path, name):
     assert f"candidates.{name}" in faults(tmp_path, {name: PROMPT})[0]
 
@@ -160,13 +169,13 @@ def test_a_name_that_clashes_or_has_odd_letters_is_refused(tmp_path, name):
     ("changes", "words"),
     [
         ({"data": "reviewz"}, "Did you mean 'reviews'"),
-        ({"datasets": ["reviews"]}, "reviews is the scored data set already (data:); take it off this list"),
+        ({"datasets": ["reviews"]}, "reviews is the scored data set already (data:)"),
         ({"datasets": ["plain_englsh"]}, "Did you mean 'plain_english'"),
-        ({"datasets": "plain_english"}, "expected a list"),
+        ({"datasets": "plain_english"}, "expected list of"),
         ({"seed": -1}, "int [0, 4294967295]"),
         ({"seed": 1.5}, "int [0, 4294967295]"),
         ({"sed": 1}, "Did you mean 'seed'"),
-        ({"candidates": {}}, "expected rows"),
+        ({"candidates": {}}, "none has level: baseline"),
         ({"candidates": {"x": PROMPT}}, "add 'majority: {level: baseline"),
         ({"set": {"trainer": {"max_epochs": 1}}}, "no candidate reads it"),
         ({"set": {"data": {"option": {"x": 1}}}}, "Did you mean 'options'"),
@@ -235,7 +244,7 @@ def test_a_common_key_may_mean_nothing_to_some_candidates(tmp_path):
 def test_hostile_yaml_is_refused_in_a_second(tmp_path, text):
     start = time.process_time()
     lines = faults_of(tmp_path, text)
-    assert lines and all(line.startswith(("params.yaml", str(compose.CONF))) for line in lines)
+    assert lines and all(line.startswith("params.yaml") for line in lines)
     assert time.process_time() - start < 1.5
 
 
@@ -267,7 +276,7 @@ def test_no_other_class_can_be_named_in_a_file_of_conf_or_build(tmp_path, target
     (tmp_path / "optimizer").mkdir()
     file = tmp_path / "optimizer" / "adamw.yaml"
     file.write_text(f"_target_: {target}\nlearning_rate: 1\n")
-    assert "No _target_ named" in shipped.of_file(file, tmp_path)[0]
+    assert "No _target_ named" in shipped.of_file(file)[0]
     (tmp_path / "x.yaml").write_text(f"method: {{_target_: {target}}}\n")
     with pytest.raises(ConfigError, match="No _target_ named"):
         strict.composed_file(tmp_path / "x.yaml")
@@ -285,7 +294,7 @@ def test_a_model_of_the_hub_says_what_must_be_given(tmp_path):
      "hydra/callbacks=x", "hydra/job_logging=none", "hydra.output_subdirr=x"],
 )  # fmt: skip
 def test_settings_of_hydra_that_can_run_code_are_refused(word):
-    assert "No setting of hydra" in typed_faults(word)[0]
+    assert "No key named" in typed_faults(word)[0]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +309,7 @@ def test_a_command_line_with_sweeps_is_checked_value_by_value():
     assert any("'ful'" in line for line in lines)
     assert any("method.r: 0 is not allowed" in line for line in lines)
     assert any("learning_rate: 100 is not allowed" in line for line in lines)
-    assert typed_faults("method=glob(*,exclude=none)", "seed=range(1,4)", many=True) == []
+    assert typed_faults("method=glob(*,exclude=none)", "trainer.patience=range(1,4)", many=True) == []
     assert "several values want -m" in typed_faults("seed=1,2")[0]
 
 
@@ -328,14 +337,14 @@ def test_every_rule_of_the_table_can_be_read():
 
 
 def test_every_class_of_the_allow_list_is_a_peft_config_or_an_optimizer():
-    assert {"peft.LoraConfig", "torch.optim.AdamW"} <= set(schema.signatures())
-    assert all(name.startswith(("peft.", "torch.optim.")) for name in schema.signatures())
-    assert not any({"megatron_core", "auto_mapping"} & set(types) for types in schema.signatures().values())
+    assert {"peft.LoraConfig", "torch.optim.AdamW"} <= set(schema.targets())
+    assert all(name.startswith(("peft.", "torch.optim.")) for name in schema.targets())
+    assert not any({"megatron_core", "auto_mapping"} & set(types) for types in schema.targets().values())
 
 
 @pytest.mark.slow
 def test_the_committed_signatures_are_those_of_the_installed_libraries():
-    assert schema.signatures() == signatures.generate()
+    assert schema.targets() == signatures.generate()
 
 
 TOY = """
@@ -352,6 +361,8 @@ def main(config):
         raise KeyboardInterrupt
     if config["seed"] == 6:
         raise OSError(28, "No space left on device")
+    if config["seed"] == 7:
+        raise ValueError("two\\nlines")
     print("ran", config["candidate"], config["seed"], config["method"], type(config).__name__)
 main()
 """
@@ -366,7 +377,7 @@ def toy(tmp_path_factory):
 
     def run(*words, options=()):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *options, "toy.py", *words]
+        command = [sys.executable, *options, *(() if "-c" in options else ("toy.py",)), *words]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
     run.folder = folder
@@ -386,13 +397,26 @@ def test_a_file_that_is_not_composed_yet_ends_with_the_command_to_type(toy):
     assert (done.returncode, done.stderr) == (2, "error[2] build/majorty.yaml is not there; run: dvc repro configure\n")
 
 
-@pytest.mark.parametrize(
-    ("seed", "code", "line"), [(3, 3, "error[3] x.csv:3: no target\n"), (4, 143, ""), (5, 75, ""), (6, 5, None)]
-)
-def test_a_fault_ends_with_one_line_and_its_code(toy, seed, code, line):
-    done = toy(f"seed={seed}")
-    assert done.returncode == code
-    assert done.stderr == line if line is not None else done.stderr.startswith("error[5] ")
+EACH = """
+import os, runpy, sys
+from stepladder import typed
+typed.check([], stage="toy")
+for seed in sys.argv[1:]:
+    if not (child := os.fork()):  # what is imported and read is so once
+        sys.argv = ["toy.py", f"seed={seed}"]
+        runpy.run_path("toy.py")
+    print(f"code {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", file=sys.stderr, flush=True)
+"""
+
+
+def test_a_fault_ends_with_one_line_and_its_code(toy):
+    done = toy("3", "4", "5", "6", "7", options=["-c", EACH])
+    told, *rest = re.split(r"code (\d+)\n", done.stderr)
+    codes, (terminated, interrupted, full, bug, _) = rest[::2], rest[1::2]
+    assert codes == ["3", "143", "75", "5", "1"]
+    assert (told, terminated, interrupted) == ("error[3] x.csv:3: no target\n", "", "")
+    assert full.startswith("error[5] ") and "No space left" in full and full.count("\n") == 1
+    assert bug.startswith("error[1] ValueError at toy.py:") and "This is a bug" in bug and bug.count("\n") == 1
 
 
 def test_a_grid_goes_on_behind_a_failing_job_and_fails_in_the_end(toy):

@@ -62,9 +62,12 @@ def describe(name: str, path: Path, asset: dict | list[dict]) -> dict:
 
 
 def publish(description: dict, target: str | None) -> None:
-    """Write the description as JSON to `target` below the root (none by hand), and print where the bytes lie."""
+    """Write the description as JSON to `target` (none by hand), and print where the bytes lie.
+
+    The target is an output of the copy that runs, the bytes are below the root: a queued copy shares its parent's.
+    """
     if target:
-        file = root() / target
+        file = Path(target)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", "utf-8")
     place = description.get("folder") or description.get("file") or "nothing to fetch"

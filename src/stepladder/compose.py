@@ -6,12 +6,12 @@ Sources: https://hydra.cc/docs/1.3/advanced/compose_api/ and https://hydra.cc/do
 
 import copy
 import re
-from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from stepladder import dialects, fingerprints, schema
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, unknown
 
 CONF = schema.PACKAGE.parents[1] / "conf"
 GROUPS = tuple(name for name in schema.table()["sections"] if name not in ("candidate", "seed", "corpus"))
@@ -19,53 +19,35 @@ OF_DATA = ("data", "split", "task")  # sections that belong to a data set, whoev
 COMPARED = (*OF_DATA, "gate")
 
 
-def candidate(name: str, params: dict, *, conf: Path = CONF, package: Path = schema.PACKAGE) -> dict:
-    """Return the composed candidate with its overrides, the options of its sweep and the fingerprints of its code.
+@dataclass(frozen=True)
+class Word:
+    """What a person says in one place: method=lora (an option of a group), seed=7, or method.r=16 (a value in it)."""
 
-    Raises ConfigError with Hydra's reason where the row cannot be composed.
-    """
-    found = _complete(overrides(name, params, conf=conf), conf, package)
-    return found | {"options": _options(found, conf, package)}
+    place: str  # params.yaml: candidates.lora.set.method.r
+    key: str
+    value: object
+    added: bool = False  # with a +: the key is not there yet
 
+    @property
+    def section(self) -> str:
+        return self.key.split(".")[0]
 
-def trial(composed: dict, changes: list[str], *, conf: Path = CONF, package: Path = schema.PACKAGE) -> dict:
-    """Return the candidate composed again with Hydra overrides on top; another option of a group starts from its file.
-
-    Raises ConfigError with Hydra's reason where they cannot be composed.
-    """
-    chosen = {change.split("=")[0] for change in changes if change not in composed["overrides"]} & set(GROUPS)
-    kept = [own for own in composed["overrides"] if not ("." in (key := own.split("=")[0]) and _section(key) in chosen)]
-    return _complete([*kept, *changes], conf, package) | {"options": composed["options"]}
-
-
-def dataset(name: str, params: dict, *, conf: Path = CONF, package: Path = schema.PACKAGE) -> dict:
-    """Return {seed, data, split, task, overrides, code} of a data set; the common `set` is for the scored one."""
-    made = _with_common(
-        [f"seed={params['seed']}", f"data={name}"], params, OF_DATA if name == params["data"] else (), conf
-    )
-    found = compose(made, conf=conf)
-    code = {"source": fingerprints.plugin("sources", found["data"]["source"], package)}
-    return {key: found[key] for key in ("seed", *OF_DATA)} | {"overrides": made, "code": code}
+    def overrides(self) -> list[str]:
+        """Return it in Hydra's grammar; a map is emptied first, since Hydra would merge it into the one there is."""
+        if "." not in self.key:
+            return [f"{self.key}={self.value}"]
+        emptied = [f"{self.key}=null"] if isinstance(self.value, dict) and not self.added else []
+        return [*emptied, f"{'+' * self.added}{self.key}={literal(self.value)}"]
 
 
-def comparison(params: dict, *, conf: Path = CONF, package: Path = schema.PACKAGE) -> dict:
-    """Return {seed, data, split, task, gate, candidates, overrides, code}: what the leaderboard is about."""
-    made = _with_common([f"seed={params['seed']}", f"data={params['data']}"], params, COMPARED, conf)
-    found = compose(made, conf=conf)
-    code = {"metrics": fingerprints.metrics(found["task"]["name"], package)}
-    names = {"candidates": list(params["candidates"]), "overrides": made, "code": code}
-    return {key: found[key] for key in ("seed", *COMPARED)} | names
-
-
-def write(folder: Path, params: dict, *, conf: Path = CONF, package: Path = schema.PACKAGE) -> list[Path]:
+def write(folder: Path, params: dict) -> list[Path]:
     """Write <c>.yaml, data/<d>.yaml and compare/compare.yaml: equal bytes for equal input, read alike by DVC and Hydra.
 
     Raises ConfigError before anything is written.
     """
-    found = {f"{name}.yaml": candidate(name, params, conf=conf, package=package) for name in params["candidates"]}
-    for name in (params["data"], *(params.get("datasets") or ())):
-        found[f"data/{name}.yaml"] = dataset(name, params, conf=conf, package=package)
-    found["compare/compare.yaml"] = comparison(params, conf=conf, package=package)
+    found = {f"{name}.yaml": candidate(name, params) for name in params["candidates"]}
+    found |= {f"data/{name}.yaml": dataset(name, params) for name in (params["data"], *(params.get("datasets") or ()))}
+    found["compare/compare.yaml"] = comparison(params)
     texts = {folder / name: dialects.dump(value, f"{folder}/{name}") for name, value in found.items()}
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,38 +55,139 @@ def write(folder: Path, params: dict, *, conf: Path = CONF, package: Path = sche
     return list(texts)
 
 
-def overrides(name: str, params: dict, *, conf: Path = CONF) -> list[str]:
-    """Return the Hydra overrides that make a candidate: choices first, then the common `set`, then its own."""
-    row = params["candidates"][name]
-    choices = {"candidate": name, "seed": params["seed"], "data": params["data"]} | row
-    made = [f"{key}={value}" for key, value in choices.items() if key != "set"]
-    own = tuple(group for group in GROUPS if group not in OF_DATA or choices["data"] == params["data"])
-    return _with_common(made, params, own, conf) + _assignments(row.get("set") or {})
+def candidate(name: str, params: dict) -> dict:
+    """Return the composed candidate with its overrides, the options of its sweep and the fingerprints of its code.
+
+    Raises ConfigError with Hydra's reason where the row cannot be composed.
+    """
+    found = _complete(overrides(of_candidate(name, params)))
+    return found | {"options": _options(found)}
 
 
-def flat(nested: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, object, bool]]:
-    """Yield (dotted key, value, whether a + adds it) for each leaf of a nested `set`."""
-    for key, value in nested.items():
+def trial(composed: dict, changes: list[str]) -> dict:
+    """Return the candidate composed again with Hydra overrides on top; another option of a group starts from its file.
+
+    Raises ConfigError with Hydra's reason where they cannot be composed.
+    """
+    chosen = {change.split("=")[0] for change in changes if change not in composed["overrides"]} & set(GROUPS)
+    kept = [own for own in composed["overrides"] if not own.lstrip("+").startswith(tuple(f"{key}." for key in chosen))]
+    return _complete([*kept, *changes]) | {"options": composed["options"]}
+
+
+def dataset(name: str, params: dict) -> dict:
+    """Return {seed, data, split, task, overrides, code} of a data set; the common `set` is for the scored one."""
+    made = overrides(of_data(name, params))
+    found = compose(made)
+    code = {"source": fingerprints.plugin("sources", found["data"]["source"])}
+    return {key: found[key] for key in ("seed", *OF_DATA)} | {"overrides": made, "code": code}
+
+
+def comparison(params: dict) -> dict:
+    """Return {seed, data, split, task, gate, candidates, overrides, code}: what the leaderboard is about."""
+    made = overrides(of_data(params["data"], params, sections=COMPARED))
+    found = compose(made) | {"candidates": list(params["candidates"])}
+    code = {"metrics": fingerprints.metrics(found["task"]["name"])}
+    return {key: found[key] for key in ("seed", *COMPARED, "candidates")} | {"overrides": made, "code": code}
+
+
+def of_candidate(name: str, params: dict, path: str = "params.yaml") -> list[Word]:
+    """Return the words that make a candidate: choices first, then the common `set`, then its own."""
+    row, place = params["candidates"][name], f"{path}: candidates.{name}"
+    made = [Word(f"{path}: {key}", key, value) for key, value in (("candidate", name), ("seed", params["seed"]))]
+    made += [] if "data" in row else [Word(f"{path}: data", "data", params["data"])]
+    made += [Word(f"{place}.{key}", key, value) for key, value in row.items() if key != "set"]
+    scored = row.get("data", params["data"]) == params["data"]
+    common = _common(made, params, path, GROUPS if scored else set(GROUPS) - set(OF_DATA))
+    return made + common + nested(row.get("set") or {}, f"{place}.set")
+
+
+def of_data(name: str, params: dict, *, sections=OF_DATA, path: str = "params.yaml") -> list[Word]:
+    """Return the words that make a data set or the comparison; the common `set` is for the scored data set."""
+    made = [Word(f"{path}: seed", "seed", params["seed"]), Word(f"{path}: data", "data", name)]
+    return made + (_common(made, params, path, sections) if name == params["data"] else [])
+
+
+def overrides(words: list[Word]) -> list[str]:
+    """Return the words in Hydra's grammar."""
+    return [text for word in words for text in word.overrides()]
+
+
+def nested(tree: dict, place: str, path: tuple[str, ...] = ()) -> list[Word]:
+    """Return a word for each value of a nested `set`; a + before a key adds it."""
+    found = []
+    for key, value in tree.items():
         here = (*path, str(key))
-        names = [part.lstrip("+") for part in here]
-        if isinstance(value, dict) and value and not schema.is_map(names[0], names[1:]):
-            yield from flat(value, here)
+        name = ".".join(part.lstrip("+") for part in here)
+        if isinstance(value, dict) and value and not schema.is_map(name):
+            found += nested(value, place, here)
         else:
-            yield ".".join(names), value, any(part.startswith("+") for part in here)
+            found.append(Word(f"{place}.{name}", name, value, any(part.startswith("+") for part in here)))
+    return found
 
 
-def applies(key: str, added: bool, base: dict) -> bool:
-    """Say whether a composed candidate has the key (or, for an added one, the section) that a common `set` names."""
-    *parents, last = key.split(".")
+def place(word: Word, composed: dict) -> str:
+    """Put a value where Hydra would put it; return why Hydra or nobody would read it there, empty where all is well."""
+    *parents, last = word.key.split(".")
+    inner = composed
     for part in parents:
-        base = base.get(part) if isinstance(base, dict) else None
-    return isinstance(base, dict) and (added or last in base)
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if word.section not in GROUPS:
+        return unknown("section", word.section, GROUPS)
+    if not isinstance(inner, dict) or composed[word.section] is None:
+        reader = f"level {composed['level']['name']} with model {composed['model']['name']}"
+        return f"{reader} never reads {word.key}; leave it out"
+    there = last in inner
+    inner[last] = _text_keys(word.value)
+    if there and word.added:
+        return f"it is there already; write {last} without the +"
+    return "" if there or word.added else f"it is not there yet; write +{last}"
 
 
-def compose(made: list[str], *, conf: Path = CONF) -> dict:
+def _common(made: list[Word], params: dict, path: str, sections) -> list[Word]:
+    """Return those words of the common `set` that the sections so made have a place for."""
+    found = nested(params.get("set") or {}, f"{path}: set")
+    base = compose(overrides(made)) if found else {}
+    return [word for word in found if word.section in sections and not place(word, copy.deepcopy(base))]
+
+
+def compose(made: list[str]) -> dict:
     """Return all sections, plain and resolved, for a list of Hydra overrides; ConfigError with Hydra's reason."""
-    stamp = sum(path.stat().st_mtime_ns for path in conf.rglob("*.yaml"))
-    return copy.deepcopy(_composed(tuple(made), conf, stamp))
+    return copy.deepcopy(_composed(tuple(made), CONF))
+
+
+@cache
+def _composed(made: tuple[str, ...], conf: Path) -> dict:
+    """Do what hydra.compose does, with Hydra's own parts, but without composing Hydra's settings each time (3x)."""
+    from hydra._internal.defaults_list import create_defaults_list
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        loader, files = _loader(conf)
+        words = OverridesParser.create().parse_overrides(list(made))
+        listed = create_defaults_list(files, "config", words, prepend_hydra=False, skip_missing=False)
+        config = copy.deepcopy(loader._compose_config_from_defaults_list(listed.defaults, files))
+        config.pop("hydra", None)  # its interpolations hold only inside a running job
+        OmegaConf.set_struct(config, True)
+        loader._apply_overrides_to_config(listed.config_overrides, config)
+        return plain(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{' '.join(made)}: Hydra cannot compose this ({reason})") from None
+
+
+@cache
+def _loader(conf: Path):
+    """Return Hydra's loader of a folder and its cache of files."""
+    import hydra
+    from hydra._internal.config_repository import CachingConfigRepository
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+    return loader, CachingConfigRepository(loader.repository)
 
 
 def plain(config) -> dict:
@@ -132,95 +215,30 @@ def literal(value) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-@lru_cache(maxsize=512)
-def _composed(made: tuple[str, ...], conf: Path, stamp: int) -> dict:
-    """Do what hydra.compose does, with Hydra's own parts, but without composing Hydra's settings each time (5x)."""
-    from hydra._internal.defaults_list import create_defaults_list
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        loader, repository = _loader(conf, stamp)
-        words = OverridesParser.create().parse_overrides(list(made))
-        listed = create_defaults_list(repository, "config", words, prepend_hydra=False, skip_missing=False)
-        config = copy.deepcopy(loader._compose_config_from_defaults_list(listed.defaults, repository))
-        config.pop("hydra", None)  # its interpolations hold only inside a running job
-        OmegaConf.set_struct(config, True)
-        loader._apply_overrides_to_config(listed.config_overrides, config)
-        return plain(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{' '.join(made)}: Hydra cannot compose this ({reason})") from None
-
-
-@lru_cache(maxsize=8)
-def _loader(conf: Path, _stamp: int):
-    """Return Hydra's loader of a folder and its cache of files."""
-    from hydra import version
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import CachingConfigRepository
-    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()  # registers the readers of config files
-    version.setbase("1.3")
-    search = ConfigSearchPathImpl()
-    search.append("main", f"file://{conf.resolve()}")
-    search.append("schema", "structured://")
-    loader = ConfigLoaderImpl(search)
-    return loader, CachingConfigRepository(loader.repository)
-
-
-def _complete(made: list[str], conf: Path, package: Path) -> dict:
-    found = compose(made, conf=conf)
-    objective, monitor = (found["objective"] or {}).get("name"), (found["trainer"] or {}).get("monitor")
+def _complete(made: list[str]) -> dict:
+    found = compose(made)
+    monitor = (found["trainer"] or {}).get("monitor")
     code = {
-        "level": fingerprints.plugin("levels", found["level"]["name"], package),
-        "source": fingerprints.plugin("sources", found["data"]["source"], package),
-        "objective": fingerprints.plugin("objectives", objective, package),
-        "monitor": fingerprints.plugin("metrics", None if monitor == "loss" else monitor, package),
-        "metrics": fingerprints.metrics(found["task"]["name"], package),
+        "level": fingerprints.plugin("levels", found["level"]["name"]),
+        "source": fingerprints.plugin("sources", found["data"]["source"]),
+        "objective": fingerprints.plugin("objectives", (found["objective"] or {}).get("name")),
+        "monitor": fingerprints.plugin("metrics", None if monitor == "loss" else monitor),
+        "metrics": fingerprints.metrics(found["task"]["name"]),
     }
     return found | {"overrides": made, "options": {}, "code": code}
 
 
-def _section(key: str) -> str:
-    return key.lstrip("+").split(".")[0]
-
-
-def _options(composed: dict, conf: Path, package: Path) -> dict:
+def _options(composed: dict) -> dict:
     """Return {group: {option: section}} for each group in the sweep; a section that the choice switches along is
     kept under its own group as "<group>=<option>"."""
     found: dict = {}
-    for group, values in ((composed["sweep"] or {}).get("parameters") or {}).items():
-        for option in values if group in GROUPS else ():
-            other = trial(composed, [f"{group}={option}"], conf=conf, package=package)
-            for section in GROUPS:
-                if section == group:
-                    found.setdefault(section, {})[option] = other[section]
-                elif other[section] != composed[section]:
-                    found.setdefault(section, {})[f"{group}={option}"] = other[section]
+    parameters = (composed["sweep"] or {}).get("parameters", {})
+    for group, option in ((key, option) for key in parameters if key in GROUPS for option in parameters[key]):
+        other = trial(composed, [f"{group}={option}"])
+        for section in GROUPS:
+            if section == group or other[section] != composed[section]:
+                found.setdefault(section, {})[option if section == group else f"{group}={option}"] = other[section]
     return found
-
-
-def _with_common(made: list[str], params: dict, sections: tuple[str, ...], conf: Path) -> list[str]:
-    """Return the overrides with those of the common `set` that the sections so composed have a place for."""
-    common = list(flat(params.get("set") or {}))
-    base = compose(made, conf=conf) if common else {}
-    fitting = [item for item in common if item[0].split(".")[0] in sections and applies(item[0], item[2], base)]
-    return made + [text for item in fitting for text in _assignment(*item)]
-
-
-def _assignments(nested: dict) -> list[str]:
-    return [text for item in flat(nested) for text in _assignment(*item)]
-
-
-def _assignment(key: str, value, added: bool) -> list[str]:
-    """Return the override; a map is emptied first, since Hydra would merge it into the one that is there."""
-    emptied = [f"{key}=null"] if isinstance(value, dict) and not added else []
-    return [*emptied, f"{'+' * added}{key}={literal(value)}"]
 
 
 def _text_keys(value):

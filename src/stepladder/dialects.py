@@ -3,17 +3,17 @@
 `lang: no` is 'no' for DVC and False for OmegaConf, `010` is 10 and 8, `12:30` is text and 750: they must be quoted.
 """
 
+from functools import cache
 from pathlib import Path
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from stepladder.errors import ConfigError
 
 MAX_BYTES = 200_000  # a params.yaml of a thousand candidates is smaller
 MAX_DEPTH = 24
-MAX_NODES = 50_000
+Faults = list[tuple[int, str]]  # line, sentence
 
 
 def read(path: Path) -> dict:
@@ -24,12 +24,12 @@ def read(path: Path) -> dict:
     """
     try:
         data = path.read_bytes()
-        text = data.decode("utf-8") if len(data) <= MAX_BYTES else None
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    if text is None:
+    if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: {len(data)} bytes; at most {MAX_BYTES} are read")
     return parse(text, str(path))
 
@@ -38,19 +38,17 @@ def parse(text: str, place: str) -> dict:
     """Return the mapping in a YAML text; `place` names it in errors (see `read`)."""
     try:
         faults = _structure(text)
-        node = yaml.compose(text, Loader=yaml.CSafeLoader) if not faults else None
+        node = None if faults else yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{place}{line}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
-        ) from None
-    faults = faults or _repeated(node)
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{place}{f':{mark.line + 1}' if mark else ''}: not YAML ({reason})") from None
+    value = _value(node, faults, "") if node else {}
     if faults:
         raise ConfigError("\n".join(f"{place}:{line}: {fault}" for line, fault in faults))
-    if not isinstance(node, yaml.MappingNode | None):
+    if not isinstance(value, dict):
         raise ConfigError(f"{place}: expected keys and values at the top")
-    return _agreed(text, node, place) if node else {}
+    return value
 
 
 def dump(value: dict, place: str) -> str:
@@ -58,20 +56,20 @@ def dump(value: dict, place: str) -> str:
 
     Raises ConfigError naming the key whose value one of them would read differently.
     """
-    text = OmegaConf.to_yaml(OmegaConf.create(value, flags={"allow_objects": False}))
+    text = OmegaConf.to_yaml(OmegaConf.create(value))
     if parse(text, place) != value:
         raise ConfigError(f"{place}: a value changes when it is written as YAML")
     return text
 
 
-def _structure(text: str) -> list[tuple[int, str]]:
+def _structure(text: str) -> Faults:
     """Return faults seen in the stream of events alone, so that nothing is built from a hostile file."""
     depth, faults = 0, []
     for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
         line = event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH or number > MAX_NODES:
-            return [(line, f"deeper than {MAX_DEPTH} levels or longer than {MAX_NODES} values")]
+        if depth > MAX_DEPTH:
+            return [(line, f"deeper than {MAX_DEPTH} levels")]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             faults.append((line, "anchors and aliases (& and *) are refused; write the value out"))
         elif getattr(event, "tag", None):
@@ -81,52 +79,42 @@ def _structure(text: str) -> list[tuple[int, str]]:
     return faults
 
 
-def _repeated(node) -> list[tuple[int, str]]:
-    """Return a fault for each key that is given twice, is no scalar, or merges (<<)."""
-    if not isinstance(node, yaml.CollectionNode):
-        return []
-    pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, item) for item in node.value]
-    seen, faults = set(), []
-    for key, item in pairs:
-        name = getattr(key, "value", None)
-        if key is not None and (not isinstance(name, str) or name in seen or name == "<<"):
-            faults.append((key.start_mark.line + 1, f"the key {name!r} is given twice or is no plain key"))
-        elif key is not None:
-            seen.add(name)
-        faults += _repeated(item)
-    return faults
+def _value(node: yaml.Node, faults: Faults, path: str):
+    """Return what a node holds; note keys that are given twice and words that the two readers see differently."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, faults, path) for item in node.value]
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, faults, path)
+    found = {}
+    for key, item in node.value:
+        here = f"{path}.{key.value}".lstrip(".")
+        plain = isinstance(key, yaml.ScalarNode) and key.value != "<<"
+        name = _scalar(key, faults, here) if plain else None
+        if name is None or name in found:
+            faults.append((key.start_mark.line + 1, f"the key {key.value!r} is given twice or is no plain key"))
+        found[name] = _value(item, faults, here)
+    return found
 
 
-def _agreed(text: str, node: yaml.Node, place: str) -> dict:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        ours, theirs = yaml.load(text, Loader=get_yaml_loader()), YAML(typ="safe").load(text)
-    except (yaml.YAMLError, YAMLError, ValueError) as error:
-        raise ConfigError(f"{place}: not YAML for DVC or OmegaConf ({str(error).splitlines()[0]})") from None
-    faults = _differences(ours, theirs, node, "")
-    if faults:
-        raise ConfigError("\n".join(f"{place}:{line}: {fault}" for line, fault in faults))
+def _scalar(node: yaml.ScalarNode, faults: Faults, path: str):
+    if node.style or (node.value[:1].isalpha() and len(node.value) > len("false")):  # quoted, or no bool or null
+        return node.value
+    ours, theirs = _readings(node.value)
+    if repr(ours) != repr(theirs):
+        told = f"Hydra reads {ours!r}, DVC {theirs!r}; quote it: '{node.value}', or write the value you mean"
+        faults.append((node.start_mark.line + 1, f"{path}: {node.value} is ambiguous: {told}"))
     return ours
 
 
-def _differences(ours, theirs, node: yaml.Node, path: str) -> list[tuple[int, str]]:
-    """Return a fault for each scalar on which the two readers differ, with the word as it was typed."""
-    if isinstance(node, yaml.SequenceNode):
-        trios = zip(ours, theirs, node.value, strict=True)
-        return [fault for a, b, item in trios for fault in _differences(a, b, item, path)]
-    if not isinstance(node, yaml.MappingNode):
-        return [] if repr(ours) == repr(theirs) else [_ambiguous(ours, theirs, node, path)]
-    faults = []
-    for (key, a), (other, b), (key_node, item) in zip(ours.items(), theirs.items(), node.value, strict=True):
-        here = f"{path}.{key_node.value}".lstrip(".")
-        if repr(key) != repr(other):
-            faults.append(_ambiguous(key, other, key_node, here))
-        faults += _differences(a, b, item, here)
-    return faults
+@cache
+def _readings(word: str) -> list:
+    """Return what OmegaConf and DVC read where a plain word stands; an error stands for a word that one refuses."""
+    from ruamel.yaml import YAML
 
-
-def _ambiguous(ours, theirs, node: yaml.Node, path: str) -> tuple[int, str]:
-    told = f"Hydra reads {ours!r}, DVC {theirs!r}; quote it: '{node.value}', or write the value you mean"
-    return node.start_mark.line + 1, f"{path}: {node.value} is ambiguous: {told}"
+    found = []
+    for reader in (lambda text: OmegaConf.to_container(OmegaConf.create(text)), YAML(typ="safe").load):
+        try:
+            found.append(reader(f"x: {word}")["x"])
+        except Exception as error:
+            found.append(error)
+    return found

@@ -17,6 +17,7 @@ from stepladder import metrics, predictions, statistics, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
+TRACKED = ("seed", "data", "task", "gate", "candidates", "code")  # keys of build/compare/compare.yaml
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 READ = (
     ("configure", "build/{0}.yaml"),
@@ -33,6 +34,7 @@ PLOT = (  # a stage that fails leaves none of its files behind, but those of lat
     ("train", "predictions/val/{0}.parquet"),
     *READ[2:],
 )
+FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows", "tokens_seen", "best_epoch", "base")
 
 
 def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
@@ -52,7 +54,7 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
         "greater_is_better": metrics.load(metric).GREATER_IS_BETTER,
         "gate": config["gate"],
         "failed": failed(root, config["candidates"], PLOT if partial else READ),
-        "inputs": inputs(root, config["candidates"]),
+        "inputs": inputs(root, config),
     }
     board["partial"] = bool(board["failed"])
     if board["failed"] and not partial:
@@ -69,10 +71,13 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     return board | _judged(board)
 
 
-def inputs(root: Path, candidates: list[str]) -> dict[str, str]:
-    """Return {path: sha256} of the files that determine a leaderboard, as far as they are there."""
-    paths = ["build/compare/compare.yaml", *(path.format(name) for name in candidates for _, path in READ)]
-    return {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths if (root / path).exists()}
+def inputs(root: Path, config: dict) -> dict[str, str]:
+    """Return {path: sha256} of what determines a leaderboard, as far as it is there: what stage compare tracks."""
+    settings = json.dumps({key: config.get(key) for key in TRACKED}, sort_keys=True).encode()
+    pieces = [path.format(name) for name in config["candidates"] for stage, path in READ if stage != "configure"]
+    contents = {path: (root / path).read_bytes() for path in pieces if (root / path).exists()}
+    contents["build/compare/compare.yaml"] = settings
+    return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
 
 
 def failed(root: Path, candidates: list[str], pieces: tuple = PLOT) -> list[dict]:
@@ -95,7 +100,7 @@ def conclude(root: Path) -> tuple[list[str], int]:
     config = _yaml(root / "build/compare/compare.yaml")
     path, lost = root / "reports/leaderboard.json", failed(root, config["candidates"])
     board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"inputs": None}
-    complete = not lost and board["inputs"] == inputs(root, config["candidates"])
+    complete = not lost and board["inputs"] == inputs(root, config)
     shutil.rmtree(root / "reports/partial", ignore_errors=True)
     if not complete:
         path = root / "reports/partial/leaderboard.json"
@@ -155,7 +160,6 @@ def _refuse_without_baseline(board: dict, rows: list[dict]) -> None:
 def _row(root: Path, name: str) -> dict:
     config, scores = _yaml(root / f"build/{name}.yaml"), _json(root / f"metrics/{name}.json")
     facts = _json(root / f"models/{name}/stepladder.json")
-    known = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows", "tokens_seen", "best_epoch")
     return {
         "candidate": name,
         "level": config["level"]["name"],
@@ -164,7 +168,7 @@ def _row(root: Path, name: str) -> dict:
         "data": config["data"]["name"],
         "metrics": {part: scores[part] for part in ("val", "test")},
         "num_rows": scores["num_rows"],
-        **{key: facts.get(key) for key in known},
+        **{key: facts.get(key) for key in FACTS},
         "overrides": config.get("overrides") or [],
         "command": _command(name),
     }
@@ -193,21 +197,12 @@ def _price(root: Path, row: dict) -> dict:
     """Return seconds by stage, test rows per second, peak memory and bytes on disk; None where unknown."""
     runs = {path.stem: _json(path) for path in (root / "runs" / row["candidate"]).glob("*.json")}
     seconds = {f"{stage}_seconds": runs.get(stage, {}).get("seconds") for stage in ("fetch", "sweep", "train")}
-    model = root / "models" / row["candidate"]
-    needs_base = row["level"] == "prompt" or (model / "adapter_config.json").exists()
     return seconds | {
         "examples_per_second": runs.get("evaluate", {}).get("examples_per_second"),
         "peak_memory_bytes": max((run.get("peak_memory_bytes") or 0 for run in runs.values()), default=0) or None,
-        "model_bytes": _size(model),
-        "base_bytes": _base_size(root, row["candidate"]) if needs_base else 0,
+        "model_bytes": _size(root / "models" / row["candidate"]),
+        "base_bytes": _size(Path(os.environ.get("DVC_ROOT") or root) / row["base"]) if row["base"] else 0,
     }
-
-
-def _base_size(root: Path, name: str) -> int | None:
-    path = root / f"assets/{name}.json"
-    asset = _json(path) if path.exists() else {}
-    place = asset.get("folder") or asset.get("file")
-    return _size(Path(os.environ.get("DVC_ROOT") or root) / place) if place else None
 
 
 def _size(path: Path) -> int | None:

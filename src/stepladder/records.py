@@ -58,7 +58,7 @@ def locate(name: str, *, path: str | None, assets: Path) -> Path:
     noted = json.loads(assets.read_text()) if assets.is_file() else {}
     place = noted.get("folder") or noted.get("file")
     if place is None:
-        raise DataError(f"{assets}: nothing was fetched for data set {name}; run: dvc repro fetch_data@{name}")
+        raise DataError(f"{assets}: nothing was fetched for data set {name}; python -m pipelines.fetch data={name}")
     return Path(os.environ.get("DVC_ROOT") or ".") / place
 
 

@@ -1,29 +1,60 @@
-"""Rules: what the sections of a composed candidate demand of each other; each rule yields (dotted key, sentence)."""
+"""Rules: what the sections of a composed candidate demand of each other: (is broken, dotted key, sentence) each.
+
+The sections must be well formed by themselves (schema.problems); of_candidate(found) == [] when all is well.
+"""
 
 import string
-from collections.abc import Iterator
-from pathlib import Path
 
 from stepladder import fingerprints, schema
 from stepladder.errors import unknown
 from stepladder.schema import Problem
 
-FIELDS = ("answer_name", "input", "input_name")  # what braces in a template may hold
+ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False}
 
 
-def of_data(found: dict, package: Path = schema.PACKAGE) -> list[Problem]:
-    """Return what is wrong between the sections data, split and task, which must be well formed by themselves."""
-    return [*_split(found["split"]), *_source(found["data"], package), *_metric(found, package)]
+def of_data(found: dict) -> list[Problem]:
+    """Return what is wrong between the sections data, split and task."""
+    data, split, task = found["data"], found["split"], found["task"]
+    words, source = task["labels"] or {}, data["source"]
+    labels = schema.constant("sources", source, "LABELS") or tuple(words)
+    unnamed = "columns" not in schema.of_source(source)
+    shares = f"val={split['val']} and test={split['test']} leave no training data; their sum must be below 1"
+    rules = [
+        (split["val"] + split["test"] >= 1, "split", shares),
+        (not (data["asset"] or data["path"]), "data.path", f"data {data['name']} needs data.path, a file in data/raw/"),
+        (unnamed and data["columns"], "data.columns", f"source {source} has no columns to name; leave it null"),
+        (
+            len({*words.values()}) < len(words),
+            "task.labels",
+            "two labels have one word; no model can tell them apart",
+        ),
+        ({*words} - {*labels}, "task.labels", f"{', '.join(words)}: the labels of this data are {', '.join(labels)}"),
+    ]
+    return _broken(rules) + _metric("task.metric", task["metric"], task["name"])
 
 
-def of_candidate(found: dict, package: Path = schema.PACKAGE) -> list[Problem]:
-    """Return what is wrong between the sections of a candidate, which must be well formed by themselves."""
-    first = list(_uses(found)) or list(_model(found))
-    if first:  # a section too many or too few, or a model of another kind, makes the other rules noise
-        return first
-    parts = (_answers, _decoding, _trainer, _prompt, _shots, _sweep)
-    problems = [problem for rule in parts for problem in rule(found)]
-    return problems + list(_monitor(found, package))
+def of_candidate(found: dict) -> list[Problem]:
+    """Return what is wrong between the sections of a candidate.
+
+    A section too many or too few, or a model of another kind, is told alone: it makes the other rules noise.
+    """
+    monitor = (found["trainer"] or {}).get("monitor", "loss")
+    watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
+    between = _broken([*_answers(found), *_phases(found)])
+    return _uses(found) or _model(found) or [*between, *_prompt(found), *_sweep(found), *watched]
+
+
+def without_effect(found: dict, keys: set[str]) -> list[Problem]:
+    """Return the keys a person set for this candidate although nothing reads them here."""
+    searched, shots = (found["sweep"] or {}).get("parameters", {}), (found["prompt"] or {}).get("num_shots", 0)
+    split, level = found["split"]["name"], found["level"]["name"]
+    rules = [
+        *((True, key, "the sweep chooses it; take it off here or off the sweep") for key in searched),
+        (not shots, "prompt.separator", "it stands between examples, and num_shots is 0"),
+        (level == "prompt" and not shots, "data.max_rows", "level prompt without examples never reads a train row"),
+        (split != "column", "split.column", f"split {split} never reads a column"),
+    ]
+    return [(key, text) for key, text in _broken(rules) if key in keys]
 
 
 def uses(level: str) -> dict[str, bool]:
@@ -31,140 +62,100 @@ def uses(level: str) -> dict[str, bool]:
     return {name.rstrip("?"): not name.endswith("?") for name in schema.table()["uses"][level]}
 
 
-def _uses(found: dict) -> Iterator[Problem]:
-    level = found["level"]["name"]
-    read = uses(level) | {"level": True, "candidate": False, "seed": True, "runtime": True, "gate": True}
-    for section in schema.table()["sections"]:
-        if found[section] is not None and section not in read:
-            yield section, f"level {level} never reads {section}; leave it out, or take {_readers(section)}"
-        elif found[section] is None and read.get(section):
-            yield section, f"level {level} needs {section}; choose one"
+def _broken(rules: list[tuple]) -> list[Problem]:
+    return [(key, text) for broken, key, text in rules if broken]
 
 
-def _readers(section: str) -> str:
-    return "level " + " or ".join(level for level in schema.table()["uses"] if section in uses(level))
+def _uses(found: dict) -> list[Problem]:
+    level, read = found["level"]["name"], ALWAYS | uses(found["level"]["name"])
+    problems = []
+    for name, section in found.items():
+        if section is not None and name not in read:
+            readers = " or ".join(other for other in schema.table()["uses"] if name in uses(other))
+            problems.append((name, f"level {level} never reads {name}; leave it out, or take level {readers}"))
+        elif section is None and read.get(name):
+            problems.append((name, f"level {level} needs {name}; choose one"))
+    return problems
 
 
-def _split(split: dict) -> Iterator[Problem]:
-    if split["val"] + split["test"] >= 1:
-        yield "split", f"val={split['val']} and test={split['test']} leave no training data; their sum must be below 1"
-
-
-def _source(data: dict, package: Path) -> Iterator[Problem]:
-    if data["asset"] is None and data["path"] is None:
-        yield "data.path", f"data {data['name']} needs data.path, the file or folder in data/raw/"
-    if data["columns"] is not None and "columns" not in schema.keywords(data["source"], package):
-        yield "data.columns", f"source {data['source']} has no columns to name; leave it null"
-
-
-def _metric(found: dict, package: Path) -> Iterator[Problem]:
-    yield from _of_task("task.metric", found["task"]["metric"], found["task"]["name"], package)
-    words = list((found["task"]["labels"] or {}).values())
-    if len(set(words)) < len(words):
-        yield "task.labels", f"two labels have one word ({', '.join(words)}); the model could not tell them apart"
-    labels = schema.labels(found["data"]["source"], package)
-    if labels and found["task"]["labels"] and set(found["task"]["labels"]) != set(labels):
-        yield "task.labels", f"{', '.join(found['task']['labels'])}: the labels of this data are {', '.join(labels)}"
-
-
-def _of_task(key: str, metric: str, task: str, package: Path) -> Iterator[Problem]:
-    if task not in (fits := fingerprints.tasks(package / "metrics" / f"{metric}.py")):
-        known = [name for name in schema.files("metrics", package) if task in _tasks(name, package)]
-        yield key, f"{metric} scores {' and '.join(fits)}, not {task}; expected {', '.join(known)}"
-
-
-def _tasks(metric: str, package: Path) -> tuple[str, ...]:
-    return fingerprints.tasks(package / "metrics" / f"{metric}.py")
-
-
-def _monitor(found: dict, package: Path) -> Iterator[Problem]:
-    monitor = (found["trainer"] or {}).get("monitor", "loss")
-    if monitor != "loss":
-        yield from _of_task("trainer.monitor", monitor, found["task"]["name"], package)
-
-
-def _model(found: dict) -> Iterator[Problem]:
+def _model(found: dict) -> list[Problem]:
     level, model = found["level"]["name"], found["model"]
-    kinds = schema.table()["kinds"][level]
-    if model["kind"] not in kinds:
-        yield "model", f"{model['name']} is of kind {model['kind']}; level {level} works with {' or '.join(kinds)}"
-    if model["kind"] == "architecture" and model["hidden_size"] % model["num_attention_heads"]:
-        heads = model["num_attention_heads"]
-        yield "model.hidden_size", f"{model['hidden_size']} is no multiple of num_attention_heads={heads}"
+    kinds, width, heads = (
+        schema.table()["kinds"][level],
+        model.get("hidden_size", 0),
+        model.get("num_attention_heads", 1),
+    )
+    other = f"{model['name']} is of kind {model['kind']}; level {level} works with {' or '.join(kinds)}"
+    rules = [
+        (model["kind"] not in kinds, "model", other),
+        (width % heads, "model.hidden_size", f"{width} is no multiple of num_attention_heads={heads}"),
+    ]
+    return _broken(rules)
 
 
-def _answers(found: dict) -> Iterator[Problem]:
+def _answers(found: dict) -> list[tuple]:
     """A head answers (objective supervised, no prompt) or the tokens do (objective response, a prompt)."""
     objective, prompt = (found["objective"] or {}).get("name"), found["prompt"]
-    kind, task = found["model"]["kind"], found["task"]["name"]
-    if kind == "encoder" and (objective != "supervised" or prompt):
-        yield (
-            "objective" if objective != "supervised" else "prompt",
-            "an encoder wants objective: supervised, prompt: none",
-        )
-    elif (found["method"] or {}).get("name") == "frozen" and objective != "supervised":
-        yield "method", "a frozen decoder has only its head to train; it wants objective: supervised, prompt: none"
-    elif objective == "supervised" and prompt:
-        yield "prompt", "objective supervised answers by a head and never reads a prompt; it wants prompt: none"
-    elif objective == "response" and not prompt:
-        yield "prompt", "objective response needs a prompt; choose prompt: zero_shot"
-    elif found["level"]["name"] == "prompt" and not prompt and task != "language_modeling":
-        yield "prompt", "level prompt needs a prompt; choose prompt: zero_shot"
-    if task == "generation" and (kind == "encoder" or objective == "supervised"):
-        yield "task", "generation needs a decoder with objective: response"
-    if task == "language_modeling" and (kind == "encoder" or objective or prompt):
-        yield "task", "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
+    encoder, task = found["model"]["kind"] == "encoder", found["task"]["name"]
+    head, asked = objective == "supervised", objective == "response" or found["level"]["name"] == "prompt"
+    frozen, modeling = (found["method"] or {}).get("name") == "frozen", task == "language_modeling"
+    wanted = "objective: supervised, prompt: none"
+    bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
+    return [
+        (encoder and not head, "objective", f"an encoder wants {wanted}"),
+        (frozen and not (head or encoder), "method", f"a frozen decoder trains its head alone; it wants {wanted}"),
+        (head and prompt, "prompt", f"a head never reads a prompt (an encoder wants {wanted})"),
+        (asked and not (prompt or modeling), "prompt", "nothing asks the model; choose prompt: zero_shot"),
+        (task == "generation" and (encoder or head), "task", "generation needs a decoder with objective: response"),
+        (modeling and (encoder or objective or prompt), "task", bare),
+    ]
 
 
-def _decoding(found: dict) -> Iterator[Problem]:
-    task, level = found["task"]["name"], found["level"]["name"]
-    if task == "generation" and not found["decoding"] and level != "baseline":
-        yield "decoding", "task generation needs decoding; choose decoding: greedy"
-    if task != "generation" and found["decoding"]:
-        yield "decoding", f"task {task} generates nothing and never reads decoding; leave it out"
+def _phases(found: dict) -> list[tuple]:
+    """What trains needs a trainer for that, what writes text needs decoding, and examples need a number."""
+    task, level, decoding = found["task"]["name"], found["level"]["name"], found["decoding"]
+    trains, trainable = level in ("finetune", "pretrain"), "max_epochs" in (found["trainer"] or {})
+    writes, prompt = task == "generation" and level != "baseline", found["prompt"] or {"name": "", "num_shots": 0}
+    shots = f"num_shots={prompt['num_shots']}; few_shot has at least 1, zero_shot 0"
+    return [
+        (writes and not decoding, "decoding", "task generation needs decoding; choose decoding: greedy"),
+        (task != "generation" and decoding, "decoding", f"task {task} generates nothing; leave decoding out"),
+        (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),
+        (trainable and not trains, "trainer", f"level {level} trains nothing; it wants trainer: inference"),
+        ((prompt["name"] == "few_shot") != (prompt["num_shots"] > 0), "prompt.num_shots", shots),
+    ]
 
 
-def _trainer(found: dict) -> Iterator[Problem]:
-    level, trainer = found["level"]["name"], found["trainer"] or {}
-    if level == "prompt" and "max_epochs" in trainer:
-        yield "trainer", "level prompt trains nothing; it wants trainer: inference"
-    if level in ("finetune", "pretrain") and "max_epochs" not in trainer:
-        yield "trainer", f"level {level} needs max_epochs, batch_size, ...; it wants trainer: default"
+def _metric(key: str, metric: str, task: str) -> list[Problem]:
+    fits = schema.constant("metrics", metric, "TASK")
+    known = ", ".join(fingerprints.metrics(task))
+    return [] if task in fits else [(key, f"{metric} scores {' and '.join(fits)}, not {task}; expected {known}")]
 
 
-def _prompt(found: dict) -> Iterator[Problem]:
+def _prompt(found: dict) -> list[Problem]:
     """Braces of a template or an instruction hold known fields alone, and the record is shown."""
     if not found["prompt"]:
-        return
-    labels = ("labels",) if found["task"]["name"] == "classification" else ()
-    texts = {
-        "prompt.template": (found["prompt"]["template"], FIELDS),
-        "task.instruction": (found["task"]["instruction"] or "", labels),
-    }
-    for key, (text, known) in texts.items():
-        try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
-        except ValueError as error:
-            yield key, f"{text!r} is no template ({error}); double braces mean a brace"
-            continue
-        yield from ((key, unknown("field", field, known)) for field in fields if field not in known)
-        if key == "prompt.template" and "input" not in fields:
-            yield key, "the template never shows the record; it needs {input}"
+        return []
+    labels = {"labels"} if found["task"]["name"] == "classification" else set()
+    template = _fields("prompt.template", found["prompt"]["template"], {"answer_name", "input", "input_name"})
+    return template + _fields("task.instruction", found["task"]["instruction"] or "", labels)
 
 
-def _shots(found: dict) -> Iterator[Problem]:
-    prompt = found["prompt"] or {"name": "zero_shot", "num_shots": 0}
-    if (prompt["name"] == "few_shot") != (prompt["num_shots"] > 0):
-        yield (
-            "prompt.num_shots",
-            f"prompt {prompt['name']} with num_shots={prompt['num_shots']}; few_shot has at least 1, zero_shot 0",
-        )
+def _fields(key: str, text: str, known: set[str]) -> list[Problem]:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+    except ValueError as error:
+        return [(key, f"{text!r} is no template ({error}); double braces mean a brace")]
+    hidden = "input" in known and "input" not in fields
+    blind = [(key, "the template never shows the record; it needs {input}")] if hidden else []
+    return [(key, unknown("field", field, known)) for field in fields if field not in known] or blind
 
 
-def _sweep(found: dict) -> Iterator[Problem]:
+def _sweep(found: dict) -> list[Problem]:
     """The keys of a search must be keys of the candidate."""
-    for key in (found["sweep"] or {}).get("parameters", {}):
-        section, *inner = key.split(".")
-        if inner and inner[0] not in (found[section] or {}):
-            known = [f"{section}.{name}" for name in found[section] or ()]
-            yield f"sweep.parameters.{key}", unknown("key of this candidate", key, known)
+    pairs = [(key, *key.partition(".")[::2]) for key in (found["sweep"] or {}).get("parameters", {})]
+    return [
+        (f"sweep.parameters.{key}", unknown("key of this candidate", inner, found[section] or ()))
+        for key, section, inner in pairs
+        if inner and inner.split(".")[0] not in (found[section] or {})
+    ]

@@ -1,13 +1,12 @@
 """Schema: what may stand under each key of a composed candidate, read from schema.yaml, signatures.json and sources/.
 
-`problems("rr", {"rr": 3}, shape)` style answers are lists of (path, sentence); an empty list means that all is well.
+problems("split", {"val": 2, ...}) == [("split.val", "2 is not allowed; expected float (0, 1)")]; [] when all is well.
 """
 
 import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,13 +15,22 @@ import yaml
 from stepladder.errors import unknown
 
 PACKAGE = Path(__file__).parent
-MAX_TEXT = 20_000  # characters of one value: a prompt template is long, a pasted file is a mistake
 PATTERNS = {
     "name": (r"[a-z0-9_]+", "a name of a-z, 0-9 and _"),
+    "option": (r"\w+", "the name of an option"),
     "sha256": (r"[0-9a-f]{64}", "64 hexadecimal digits"),
     "commit": (r"[0-9a-f]{40}", "the 40 hexadecimal digits of a commit"),
 }
-Problem = tuple[str, str]
+PLAIN = {"null": type(None), "bool": bool, "str": str, "keys": dict, "any": object}
+ANNOTATIONS = {
+    "int": "int",
+    "float": "float",
+    "str": "str",
+    "bool": "bool",
+    "None": "null",
+    "NoneType": "null",
+}  # of Python
+Problem = tuple[str, str]  # dotted key, sentence
 
 
 @cache
@@ -32,235 +40,202 @@ def table() -> dict:
 
 
 @cache
-def signatures() -> dict[str, dict[str, str]]:
-    """Return {"peft.LoraConfig": {"r": "int", ...}, ...}, the allow-list of `_target_`."""
+def targets() -> dict[str, dict[str, str]]:
+    """Return {"peft.LoraConfig": {"r": "int", ...}, ...} as committed: the allow-list of `_target_`."""
     return json.loads((PACKAGE / "signatures.json").read_text(encoding="utf-8"))
 
 
-def files(folder: str, package: Path = PACKAGE) -> list[str]:
-    """Return the names that `file <folder>` allows: its modules without a leading underscore."""
-    return sorted(path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_"))
-
-
-def problems(section: str, value, *, package: Path = PACKAGE, partly: bool = False) -> list[Problem]:
+def problems(section: str, value, *, partly: bool = False) -> list[Problem]:
     """Return what is wrong with a composed section; `partly` forgives what is left out or still to be given."""
-    found = list(_check(value, table()["sections"][section], section, package))
-    found = [(path, text) for path, text in found if not (partly and text.startswith(("is missing", "must be given")))]
-    if section == "data" and isinstance(value, dict) and isinstance(value.get("options"), dict):
-        found += _options(value, package)
-    if section == "sweep" and not found:
-        found += _parameters(value or {}, package)
-    return found
+    rule = table()["sections"][section]
+    if section == "data" and isinstance(value, dict) and value.get("source") in names("sources"):
+        rule = rule | {"options": options(value["source"])}
+    found = check(value, rule, section)
+    if section == "sweep" and value and not found:
+        found = [problem for key, values in value["parameters"].items() for problem in _searched(key, values)]
+    return [(key, text) for key, text in found if not (partly and text.startswith(("is missing", "must be given")))]
 
 
-def leaf(section: str, key: str, value, *, package: Path = PACKAGE) -> list[Problem]:
-    """Return what is wrong with one dotted key, whichever shape its section takes."""
-    place = f"{section}.{key}" if key else section
-    specs = list(_specs(table()["sections"][section], key.split(".") if key else []))
-    if not specs:
-        return [(place, unknown("key", key, _keys(table()["sections"][section])))]
-    return min((list(_check(value, spec, place, package)) for spec in specs), key=len)
+def leaf(key: str, value) -> list[Problem]:
+    """Return what is wrong with one dotted key such as method.r, whichever shape its section takes."""
+    (section, *path), sections = key.split("."), table()["sections"] | {"hydra": table()["hydra"]}
+    if section not in sections:
+        return [(key, unknown("section", section, table()["sections"]))]
+    known = {name.rstrip("?") for shape in _shapes(sections[section]) for name in shape}
+    tries = [check(value, rule, key) for rule in _rules(sections[section], path)]
+    return min(tries, key=len, default=[(key, unknown("key", ".".join(path), known))])
 
 
-def mapping(value, rules: dict, path: str = "", package: Path = PACKAGE) -> Iterator[Problem]:
-    """Yield what is wrong with a mapping under {key: rule}; a question mark behind a key lets it be left out."""
-    if not isinstance(value, dict):
-        yield path, f"{value!r} is not allowed; expected keys: {', '.join(rules)}"
-        return
-    known = {key.rstrip("?"): rule for key, rule in rules.items()}
-    for key, item in value.items():
-        if key not in known:
-            yield f"{path}.{key}".lstrip("."), unknown("key", key, known)
-        else:
-            yield from _check(item, known[key], f"{path}.{key}".lstrip("."), package)
-    for key, rule in rules.items():
-        if not key.endswith("?") and key not in value:
-            yield f"{path}.{key}".lstrip("."), f"is missing; {_words(rule, package)}"
+def is_map(key: str) -> bool:
+    """Say whether the value of a dotted key is one value that happens to be a map (task.labels), not a section."""
+    section, *path = key.split(".")
+    rules = _rules(table()["sections"].get(section, {}), path) if path else []
+    return any("map of" in rule or "<columns>" in rule for rule in rules)
 
 
-def is_map(section: str, path: list[str]) -> bool:
-    """Say whether the value under a key is one value that happens to be a map (labels, columns), not a section."""
-    specs = list(_specs(table()["sections"].get(section, {}), path)) if path else []
-    return any("map of" in spec or "<columns>" in spec for spec in specs if isinstance(spec, str))
+def options(source: str) -> dict[str, str]:
+    """Return {parameter: type} of what a source's `read` takes from data.options."""
+    taken = of_source(source)
+    return {name: rule for name, rule in taken.items() if name.rstrip("?") not in ("columns", "path")}
 
 
-def _check(value, spec, path: str, package: Path) -> Iterator[Problem]:
+def check(value, rule, path: str = "") -> list[Problem]:
+    """Return what is wrong with a value under a rule of the table: {key: rule}, [shapes] or "word | word".
+
+    Where several shapes are allowed, those of the shape that comes nearest are told.
+    """
     if value == "???":
-        yield path, f"must be given; {_words(spec, package)}"
-    elif isinstance(spec, list):
-        shapes = [list(_check(value, shape, path, package)) for shape in spec]
-        yield from min(shapes, key=lambda found: (len(found), not _says(found)))
-    elif isinstance(spec, dict):
-        yield from mapping(value, spec, path, package)
-    elif spec.startswith("target "):
-        yield from _target(value, spec.removeprefix("target "), path, package)
-    else:
-        alternatives = spec.split(" | ")
-        results = [list(_single(value, word, path, package)) for word in alternatives]
-        if all(results):
-            nested = [found for found, word in zip(results, alternatives, strict=True) if word.startswith("<")]
-            deep = isinstance(value, dict) and nested
-            yield from nested[0] if deep else [(path, f"{value!r} is not allowed; {_words(spec, package)}")]
+        return [(path, f"must be given; {_expected(rule)}")]
+    if any(_fits(value, word) for word in _words(rule)):
+        return []
+    tries = [found for word in _words(rule) if " of " in word and (found := _items(value, word, path)) is not None]
+    if isinstance(value, dict) and (shapes := _shapes(rule)):
+        targets = {shape.get("_target_", "")[1:]: shape for shape in shapes}
+        if (target := value.get("_target_", "")) not in targets:
+            return [(f"{path}._target_".lstrip("."), unknown("_target_", target, targets.keys() - {""}))]
+        tries += [_keys(value, shape, path) for shape in ([targets[target]] if target else shapes)]
+    if not tries:
+        return [(path, f"{value!r} is not allowed; {_expected(rule)}")]
+    return min(tries, key=lambda found: (len(found), "Did you mean" not in str(found)))
 
 
-def _says(found: list[Problem]) -> bool:
-    return any("Did you mean" in text for _, text in found)
+def _keys(value: dict, shape: dict, path: str) -> list[Problem]:
+    """Check a mapping; a question mark behind a key of the shape lets it be left out."""
+    known, found = {key.rstrip("?"): rule for key, rule in shape.items()}, []
+    for key, item in value.items():
+        here = f"{path}.{key}".lstrip(".")
+        found += check(item, known[key], here) if key in known else [(here, unknown("key", key, known))]
+    missing = [key for key in shape if not key.endswith("?") and key not in value]
+    return found + [(f"{path}.{key}".lstrip("."), f"is missing; {_expected(shape[key])}") for key in missing]
 
 
-def _target(value, prefix: str, path: str, package: Path) -> Iterator[Problem]:
-    if not isinstance(value, dict) or "_target_" not in value:
-        yield path, f"{value!r} is not allowed; expected a section with _target_: {prefix}..."
-        return
-    targets = [name for name in signatures() if name.startswith(prefix)]
-    if value["_target_"] not in targets:
-        yield f"{path}._target_", unknown("_target_", value["_target_"], targets)
-        return
-    types = signatures()[value["_target_"]]
-    ranges = table()["ranges"]
-    spec = {f"{key}?": _narrow(rule, ranges.get(key)) for key, rule in types.items()}
-    yield from mapping(value, {"_target_": "str", **spec}, path, package)
+def _items(value, word: str, path: str) -> list[Problem] | None:
+    """Check "list of X" or "map of X" item by item; None for a value of another kind, or for an empty one."""
+    kind, inner = word.split(" of ", 1)
+    if not value or not isinstance(value, {"list": list, "map": dict}[kind]):
+        return None
+    items = value.items() if kind == "map" else enumerate(value)
+    return [problem for name, item in items for problem in check(item, inner, f"{path}.{name}")]
 
 
-def _narrow(rule: str, interval: str | None) -> str:
-    """Return the words of a signature with the interval of schema.yaml behind each number."""
-    words = rule.split(" | ")
-    return " | ".join(f"{word} {interval}" if interval and word.endswith(("int", "float")) else word for word in words)
+def _shapes(rule) -> list[dict]:
+    """Return the mappings that a rule allows, parts and targets written out."""
+    if isinstance(rule, dict):
+        return [rule]
+    if isinstance(rule, list):
+        return [shape for each in rule for shape in _shapes(each)]
+    if rule.startswith("target "):
+        named = {name: keys for name, keys in targets().items() if name.startswith(rule.split()[1])}
+        return [{"_target_": f"={name}"} | _narrowed(keys) for name, keys in named.items()]
+    return [shape for word in _words(rule) if word.startswith("<") for shape in _shapes(table()["parts"][word[1:-1]])]
 
 
-def _single(value, word: str, path: str, package: Path) -> Iterator[Problem]:
-    """Yield a problem unless the value is what one word of the table says."""
-    if word.startswith("<"):
-        yield from _check(value, table()["parts"][word[1:-1]], path, package)
-        return
-    if word.startswith(("list of ", "map of ")):
-        kind, inner = word.split(" of ", 1)
-        items = value if kind == "list" and isinstance(value, list) else ()
-        if kind == "map" and isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            items = list(value.values())
-        if not items or any(list(_single(item, inner, path, package)) for item in items):
-            yield path, word
-    elif not _fits(value, word, package):
-        yield path, word
+def _narrowed(keys: dict[str, str]) -> dict[str, str]:
+    """Return a signature, all keys optional, with the interval of schema.yaml behind its numbers."""
+    ranges = {key: f" {table()['ranges'][key]}" if key in table()["ranges"] else "" for key in keys}
+    return {f"{key}?": re.sub(r"\b(int|float)\b", rf"\1{ranges[key]}", rule) for key, rule in keys.items()}
 
 
-def _fits(value, word: str, package: Path) -> bool:
+def _rules(rule, path: list[str]) -> list:
+    """Return every rule that some shape has for a key."""
+    if not path or rule in ("any", "keys"):
+        return ["any" if path else rule]
+    inner = [shape[key] for shape in _shapes(rule) for key in (path[0], f"{path[0]}?") if key in shape]
+    return [found for each in inner for found in _rules(each, path[1:])]
+
+
+def _words(rule) -> list[str]:
+    rules = rule if isinstance(rule, list) else [rule]
+    return [word for each in rules if isinstance(each, str) for word in each.split(" | ")]
+
+
+def _fits(value, word: str) -> bool:
     if word.startswith(("int", "float")):
         return _in_range(value, word)
-    text = isinstance(value, str)
-    if word.startswith("="):
-        return text and value == word[1:]
-    if word.startswith("file "):
-        return text and value in files(word[5:], package)
+    if word in PLAIN:
+        return isinstance(value, PLAIN[word])
     if word in PATTERNS:
-        return text and re.fullmatch(PATTERNS[word][0], value) is not None
-    if word == "parameters":
-        return isinstance(value, dict) and bool(value) and all(isinstance(v, list) and v for v in value.values())
-    plain = {"null": value is None, "bool": isinstance(value, bool), "options": isinstance(value, dict), "any": True}
-    return plain[word] if word != "str" else text and len(value) <= MAX_TEXT
+        return isinstance(value, str) and re.fullmatch(PATTERNS[word][0], value) is not None
+    if word.startswith("file "):
+        return value in names(word[5:])
+    return word.startswith("=") and value == word[1:]
 
 
 def _in_range(value, word: str) -> bool:
-    kinds = int if word.startswith("int") else (int, float)
+    """Say whether a value is what "int [1, inf]" or "float (0, 1)" says; ( and ) leave the end out."""
+    kind, _, interval = word.partition(" ")
+    kinds = int if kind == "int" else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         return False
-    if " " not in word:
-        return True
-    low, high = (float(end) for end in re.findall(r"-?[\d.]+|inf", word.split(" ", 1)[1]))
-    above = value >= low if "[" in word else value > low
-    return above and (value <= high if word.endswith("]") else value < high)
+    low, high = map(float, interval[1:-1].split(", ")) if interval else (-math.inf, math.inf)
+    return low <= value <= high and not (value == low and "(" in interval) and not (value == high and ")" in interval)
 
 
-def _words(spec, package: Path) -> str:
+def _expected(rule) -> str:
     """Return "expected int [1, 4096] or null", with the names of a folder spelt out."""
-    if not isinstance(spec, str):
-        return "expected a section"
-    words = []
-    for word in spec.split(" | "):
-        names = files(word[5:], package) if word.startswith("file ") else ()
-        words.append(", ".join(names) if names else PATTERNS.get(word, ("", word.lstrip("=")))[1])
-    return f"expected {' or '.join(words)}"
+    words = [", ".join(names(word[5:])) if word.startswith("file ") else word for word in _words(rule)]
+    if words:
+        return f"expected {' or '.join(PATTERNS.get(word, ('', word.lstrip('=')))[1] for word in words)}"
+    return f"expected keys: {', '.join(_shapes(rule)[0])}"
 
 
-def _parameters(sweep: dict, package: Path) -> Iterator[Problem]:
-    """Yield what is wrong with the keys and values of a search; whole groups are checked where they are composed."""
-    for key, values in sweep.get("parameters", {}).items():
-        section, dot, inner = key.partition(".")
-        if section not in table()["searchable"]:
-            yield f"sweep.parameters.{key}", unknown("section to search in", section, table()["searchable"])
-        for value in values if dot and section in table()["searchable"] else ():
-            yield from ((f"sweep.parameters.{key}", text) for _, text in leaf(section, inner, value, package=package))
+def _searched(key: str, values: list) -> list[Problem]:
+    """Check one key of a search; its groups (method: [lora, full]) are checked where they are composed."""
+    place, (section, dot, _) = f"sweep.parameters.{key}", key.partition(".")
+    if section not in table()["searchable"]:
+        return [(place, unknown("section to search in", section, table()["searchable"]))]
+    return [(place, text) for value in values if dot for _, text in leaf(key, value)]
 
 
-def _options(data: dict, package: Path) -> Iterator[Problem]:
-    types = options(data.get("source"), package)
-    if types is not None:
-        yield from mapping(data["options"], types, "data.options", package)
+def names(folder: str, package: Path = PACKAGE) -> list[str]:
+    """Return the plug-ins of a folder: its modules without a leading underscore."""
+    return sorted(path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_"))
 
 
-def options(source: str, package: Path = PACKAGE) -> dict[str, str] | None:
-    """Return {parameter: type} of what a source's `read` takes from data.options, None without such a source."""
-    if source not in files("sources", package):
-        return None
-    return {
-        name: rule for name, rule in keywords(source, package).items() if name.rstrip("?") not in ("columns", "path")
-    }
+def constant(folder: str, name: str, which: str, package: Path = PACKAGE) -> tuple[str, ...]:
+    """Return the text or texts of a plug-in's constant such as TASK or LABELS, () where it has none."""
+    for node in parsed((package / folder / f"{name}.py").read_bytes()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == which:
+            value = ast.literal_eval(node.value)
+            return (value,) if isinstance(value, str) else tuple(value)
+    return ()
+
+
+def of_source(source: str) -> dict[str, str]:
+    """Return {parameter: type} of the keyword-only parameters of a source's `read`; a default adds a '?'."""
+    tree = parsed((PACKAGE / "sources" / f"{source}.py").read_bytes())
+    read = next(node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "read")
+    pairs = zip(read.kwonlyargs, read.kw_defaults, strict=True)
+    return {each.arg + "?" * (default is not None): spell(each.annotation) or "any" for each, default in pairs}
+
+
+def spell(annotation: ast.expr) -> str:
+    """Return "list of str | null" for `list[str] | None` or Optional[list[str]]; empty where YAML cannot say it."""
+    words = sorted(set(_spelt(annotation)))
+    return " | ".join(words) if words != ["null"] else ""
+
+
+def _spelt(node: ast.expr) -> list[str]:
+    if isinstance(node, ast.BinOp):
+        return _spelt(node.left) + _spelt(node.right)
+    if not isinstance(node, ast.Subscript):
+        name = ast.unparse(node).removeprefix("builtins.")
+        return [ANNOTATIONS[name]] if name in ANNOTATIONS else []
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    match ast.unparse(node.value).removeprefix("typing."):
+        case "Union" | "Optional" as kind:
+            return [word for part in inner for word in _spelt(part)] + ["null"] * (kind == "Optional")
+        case "Literal":
+            values = [part.value for part in inner]
+            texts = [f"={value}" for value in values if isinstance(value, str)]
+            return texts + sorted({ANNOTATIONS[type(value).__name__] for value in values if not isinstance(value, str)})
+        case "list" | "List" | "tuple" | "Tuple" | "dict" | "Dict" as kind:
+            item = spell(inner[1 if kind in ("dict", "Dict") else 0]).split(" | ")[0]
+            return [f"{'map' if kind in ('dict', 'Dict') else 'list'} of {item}"] if item else []
+    return []
 
 
 @cache
-def keywords(source: str, package: Path = PACKAGE) -> dict[str, str]:
-    """Return {parameter: type} of the keyword-only parameters of `read`; with a default the name ends in '?'."""
-    tree = ast.parse((package / "sources" / f"{source}.py").read_text(encoding="utf-8"))
-    read = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "read")
-    defaults = zip(read.args.kwonlyargs, read.args.kw_defaults, strict=True)
-    return {a.arg + ("?" if default else ""): spell(ast.unparse(a.annotation)) for a, default in defaults}
-
-
-@cache
-def labels(source: str, package: Path = PACKAGE) -> tuple[str, ...]:
-    """Return the constant LABELS of a source whose labels are always the same, else nothing."""
-    tree = ast.parse((package / "sources" / f"{source}.py").read_text(encoding="utf-8"))
-    constants = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    return tuple(ast.literal_eval(constants["LABELS"])) if "LABELS" in constants else ()
-
-
-def spell(annotation: str) -> str:
-    """Return the table's words for a Python annotation: "list[str] | None" is "list of str | null"."""
-    words = {"None": "null", "NoneType": "null", "int": "int", "float": "float", "str": "str", "bool": "bool"}
-    parts = []
-    for part in annotation.split(" | "):
-        inner = re.fullmatch(r"(list|tuple|dict)\[(?:str, )?(\w+)(?:, .*)?\]", part)
-        kind = "map" if inner and inner[1] == "dict" else "list"
-        parts.append(f"{kind} of {words.get(inner[2], 'any')}" if inner else words.get(part, "any"))
-    return " | ".join(dict.fromkeys(parts))
-
-
-def _specs(spec, path: list[str]) -> Iterator:
-    """Yield every rule that some shape of a section has for a key."""
-    if isinstance(spec, list):
-        for shape in spec:
-            yield from _specs(shape, path)
-    elif isinstance(spec, str) and spec.startswith("target ") and path:
-        rules = (types.get(path[0]) for name, types in signatures().items() if name.startswith(spec[7:]))
-        yield from (_narrow(rule, table()["ranges"].get(path[0])) for rule in set(rules) if rule and len(path) == 1)
-    elif not path:
-        yield spec
-    elif isinstance(spec, dict):
-        known = {key.rstrip("?"): rule for key, rule in spec.items()}
-        if path[0] in known:
-            yield from _specs(known[path[0]], path[1:])
-    elif isinstance(spec, str):
-        for word in re.findall(r"<(\w+)>", spec):
-            yield from _specs(table()["parts"][word], path)
-
-
-def _keys(spec) -> Iterable[str]:
-    if isinstance(spec, dict):
-        return {key.rstrip("?") for key in spec}
-    if isinstance(spec, str):
-        targets = (types for name, types in signatures().items() if name.startswith(spec.removeprefix("target ")))
-        return {key for types in targets for key in types}
-    return {key for shape in spec for key in _keys(shape)}
+def parsed(code: bytes) -> ast.Module:
+    """Return the syntax tree of a module, which is never imported here."""
+    return ast.parse(code)

@@ -1,91 +1,56 @@
 """Shipped: check the files of conf/ themselves, chosen or not, so that a wrong letter is found before it is used."""
 
-from functools import lru_cache
 from pathlib import Path
 
-from stepladder import dialects, schema
+from stepladder import compose, dialects, schema
 from stepladder.errors import ConfigError, unknown
+from stepladder.schema import Problem
 
-GROUPS = tuple(name for name in schema.table()["sections"] if name not in ("candidate", "seed", "corpus"))
 GLOBAL = "# @package _global_"
+ROOT = {"defaults": "any", "candidate": "null", "seed": "int", "corpus": "null", "hydra": schema.table()["hydra"]}
 
 
-def options(conf: Path, group: str) -> list[str]:
+def options(group: str) -> list[str]:
     """Return the choices of a group: its files."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    return sorted(path.stem for path in (compose.CONF / group).glob("*.yaml"))
 
 
-def problems(conf: Path, package: Path = schema.PACKAGE) -> list[str]:
+def problems() -> list[str]:
     """Return one line for each fault in any file of conf/."""
-    found = [f"{conf}/{path.name}: {unknown('group', path.name, GROUPS)}" for path in _strangers(conf)]
-    for path in sorted(conf.rglob("*.yaml")):
-        found += of_file(path, conf, package)
-    return found
+    return [fault for path in sorted(compose.CONF.rglob("*.yaml")) for fault in of_file(path)]
 
 
-def of_file(path: Path, conf: Path, package: Path = schema.PACKAGE) -> list[str]:
+def of_file(path: Path) -> list[str]:
     """Return one line for each fault in one file of conf/."""
-    return list(_of_file(path, conf, package, path.stat().st_mtime_ns))
-
-
-def _strangers(conf: Path) -> list[Path]:
-    return [path for path in sorted(conf.iterdir()) if path.is_dir() and path.name not in GROUPS]
-
-
-@lru_cache(maxsize=4096)
-def _of_file(path: Path, conf: Path, package: Path, _stamp: int) -> tuple[str, ...]:
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = dialects.parse(text, str(path))
+        content = dialects.read(path)
     except ConfigError as error:
-        return tuple(str(error).splitlines())
-    if path.parent == conf:
-        found = _root(content, conf) if path.name == "config.yaml" else [("", "only config.yaml stands here")]
+        return str(error).splitlines()
+    if path.parent == compose.CONF:
+        found = schema.check(content, ROOT) + _defaults(content.get("defaults"), "")
     else:
-        found = _group(content, text, path, package)
-    return tuple(f"{path}: {key}{': ' if key else ''}{sentence}" for key, sentence in found)
+        found = _group(path.parent.name, content, path)
+    return [f"{path}: {key}{': ' if key else ''}{sentence}" for key, sentence in found]
 
 
-def _root(content: dict, conf: Path) -> list[schema.Problem]:
-    """The file that lists all groups, the three plain keys and what Hydra is told."""
-    found = list(
-        schema.mapping(
-            content, {"defaults": "any", "candidate": "null", "seed": "int", "corpus": "null", "hydra": "any"}
-        )
-    )
-    listed = [item for item in content.get("defaults") or [] if item != "_self_"]
-    for item in listed:
-        found += (
-            _default(item, "", conf) if isinstance(item, dict) else [("defaults", f"{item!r} is not group: option")]
-        )
-    names = [name for item in listed if isinstance(item, dict) for name in item]
-    found += [(f"defaults.{name}", "is missing") for name in GROUPS if name not in names]
-    rules = {
-        f"{key}?": {f"{k}?": v for k, v in rule.items()} if isinstance(rule, dict) else rule
-        for key, rule in schema.table()["hydra"].items()
-    }
-    return found + [(f"hydra{key}", sentence) for key, sentence in schema.mapping(content.get("hydra") or {}, rules)]
-
-
-def _group(content: dict, text: str, path: Path, package: Path) -> list[schema.Problem]:
-    group, conf = path.parent.name, path.parent.parent
-    if group not in GROUPS:
-        return []
+def _group(group: str, content: dict, path: Path) -> list[Problem]:
+    text = path.read_text(encoding="utf-8")
+    marked = [line for line in text.splitlines() if "@package" in line]
+    if group not in compose.GROUPS:
+        return [("", unknown("group", group, compose.GROUPS))]
     if path.stem == "none":
         return [("", "a file none.yaml holds {} alone")] if content else []
-    if "${" in text:
-        return [("", "${ is refused: values are written out")]
-    marked = [line for line in text.splitlines() if "@package" in line]
+    if "${" in text or marked not in ([], [GLOBAL]):
+        return [("", f"${{...}} is refused: values are written out; of packages there is only {GLOBAL!r}")]
     if not marked:
-        return schema.problems(group, content, package=package, partly=_gives(content))
-    if marked != [GLOBAL]:
-        return [("", f"{marked[0]!r} is not allowed; only {GLOBAL!r} is")]
-    found = [fault for item in content.pop("defaults", []) for fault in _default(item, "override /", conf)]
-    found += [(key, unknown("section", key, GROUPS)) for key in content if key not in GROUPS]
+        return schema.problems(group, content, partly=_gives(content))
+    found = _defaults(content.pop("defaults", []), "override /")
     found += [] if group in content else [(group, "is missing")]
-    for section in content.keys() & set(GROUPS):
-        partly = section != group or _gives(content[section])
-        found += schema.problems(section, content[section], package=package, partly=partly)
+    for section, value in content.items():
+        if section not in compose.GROUPS:
+            found.append((section, unknown("section", section, compose.GROUPS)))
+        else:
+            found += schema.problems(section, value, partly=section != group or _gives(value))
     return found
 
 
@@ -94,11 +59,17 @@ def _gives(value) -> bool:
     return "???" in value.values() or any(map(_gives, value.values())) if isinstance(value, dict) else False
 
 
-def _default(item, prefix: str, conf: Path) -> list[schema.Problem]:
-    if not isinstance(item, dict) or len(item) != 1:
-        return [("defaults", f"{item!r} is not allowed; expected '{prefix}group: option'")]
-    ((key, option),) = item.items()
-    if not key.startswith(prefix) or key.removeprefix(prefix) not in GROUPS:
-        return [(f"defaults.{key}", unknown("group", key, [prefix + group for group in GROUPS]))]
-    known = options(conf, key.removeprefix(prefix))
-    return [] if option in known else [(f"defaults.{key}", unknown("option", option, known))]
+def _defaults(listed, prefix: str) -> list[Problem]:
+    """Check a defaults list: each item is {"<prefix><group>": option}, in conf/config.yaml also _self_."""
+    found = []
+    for item in listed if isinstance(listed, list) else [listed]:
+        if item == "_self_" and not prefix:
+            continue
+        if not isinstance(item, dict) or len(item) != 1:
+            return [("defaults", f"{item!r} is not allowed; expected '{prefix}group: option'")]
+        ((key, option),) = item.items()
+        if not key.startswith(prefix) or key.removeprefix(prefix) not in compose.GROUPS:
+            found.append((f"defaults.{key}", unknown("group", key, [prefix + group for group in compose.GROUPS])))
+        elif option not in (known := options(key.removeprefix(prefix))):
+            found.append((f"defaults.{key}", unknown("option", option, known)))
+    return found

@@ -83,7 +83,8 @@ def assign(data: str, corpus: str | None) -> dict:
 def _file(data: str, part: str) -> dict[str, str]:
     path = Path("data", data, f"{part}.parquet")
     if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with: dvc repro split@{data}")
+        command = f"for stage in fetch prepare split; do python -m pipelines.$stage data={data}; done"
+        raise DataError(f"{path}: no such file; name {data} in params.yaml and type dvc repro, or by hand: {command}")
     with path.open("rb") as file:
         return {"path": path.as_posix(), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
