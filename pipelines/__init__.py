@@ -116,15 +116,15 @@ def _checked(words, name: str) -> bool:
     from stepladder import strict, typed
     from stepladder.errors import ConfigError
 
-    if words.config_path or words.experimental_rerun or bool(words.config_dir) != bool(words.config_name):
-        raise ConfigError("config comes from conf/, or with -cd build -cn <candidate> from a composed file")
-    if not words.config_name:
-        if not (words.help or words.hydra_help or words.info or words.shell_completion):
-            typed.check(words.overrides, stage=name, many=words.multirun, conf=CONF)
-        return False
-    strict.composed_file(Path(words.config_dir) / f"{words.config_name}.yaml")
-    typed.check_composed(words.overrides, words.config_name, many=words.multirun)
-    return True
+    folder, file = words.config_dir, words.config_name
+    if words.config_path or words.experimental_rerun or bool(folder) != bool(file) or (file and words.multirun):
+        raise ConfigError("config comes from conf/, or with -cd build -cn <candidate> from one composed file")
+    if file:
+        strict.composed_file(Path(folder) / f"{file}.yaml")
+        typed.check_composed(words.overrides, file)
+    elif not (words.help or words.hydra_help or words.info or words.shell_completion):
+        typed.check(words.overrides, stage=name, many=words.multirun)
+    return bool(file)
 
 
 def _told(error: Exception, wanted: bool) -> int:

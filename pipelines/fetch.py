@@ -1,7 +1,10 @@
 """Stage fetch: bring the weights or the data set that the configuration names into state/store/, checked by sha256.
 
 python -m pipelines.fetch model=minilm     prints the folder; the second time without any network
+python -m pipelines.fetch data=reviews     assets/data/reviews.json
 """
+
+from hydra.core.hydra_config import HydraConfig
 
 from pipelines import stage
 from stepladder import assets, conversions
@@ -9,12 +12,13 @@ from stepladder import assets, conversions
 
 @stage
 def main(config: dict) -> None:
-    """Describe what was fetched in assets/<candidate>.json or assets/data/<data set>.json; by hand only print it."""
+    """Describe what was fetched in assets/<candidate>.json or assets/data/<data set>.json; by hand what was typed."""
     candidate, model, data = config.get("candidate"), config.get("model"), config.get("data")
-    if model:
+    typed = {word.partition("=")[0].partition(".")[0] for word in HydraConfig.get().overrides.task} & {"model", "data"}
+    if model and typed != {"data"}:
         assets.publish(conversions.provide(model), candidate and f"assets/{candidate}.json")
-    if not candidate:
-        assets.publish(assets.provide(data), None if model else f"assets/data/{data['name']}.json")
+    if not candidate and typed != {"model"}:
+        assets.publish(assets.provide(data), f"assets/data/{data['name']}.json")
 
 
 if __name__ == "__main__":

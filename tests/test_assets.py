@@ -231,10 +231,14 @@ def test_what_needs_nothing_has_no_files(root: Path) -> None:
     assert assets.provide({"name": "csv", "asset": None}) == {"name": "csv", "files": {}}
 
 
-def test_the_description_is_published_as_stable_json(root: Path, wheel: dict, capsys: pytest.CaptureFixture) -> None:
+def test_the_description_is_published_where_the_stage_runs(
+    tmp_path: Path, wheel: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     described = assets.provide({"name": "reviews", "asset": wheel})
+    (tmp_path / "queued").mkdir()
+    monkeypatch.chdir(tmp_path / "queued")  # a copy that shares the store of its parent
     assets.publish(described, "assets/data/reviews.json")
-    content = json.loads((root / "assets/data/reviews.json").read_text("utf-8"))
+    content = json.loads((tmp_path / "queued/assets/data/reviews.json").read_text("utf-8"))
     assert content["file"] == f"state/store/archives/{wheel['sha256']}/{wheel['filename']}"
     assert content["files"] == {wheel["filename"]: wheel["sha256"]}
     assert capsys.readouterr().out.endswith(f"reviews: {content['file']}\n")
