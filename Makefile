@@ -1,13 +1,14 @@
 # make run     install what is missing, then the whole pipeline and its verdict
 # make test    install what is missing, then all unit and slow tests (no network)
-# make story   the pipeline itself as a test, on sampled data      make check    lint, then test
+# make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
+# make check   lint, then test
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run test story check lint signatures
+.PHONY: run test story stories check lint signatures
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -15,6 +16,9 @@ test: $(READY)
 	pytest -m "not story"
 
 story: $(READY)
+	pytest -m "story and not long"
+
+stories: $(READY)
 	pytest -m story
 
 lint: $(READY)
@@ -30,4 +34,5 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
+	$(VENV)/bin/dvc config --local core.site_cache_dir $(CURDIR)/state/dvc
 	touch $@

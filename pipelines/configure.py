@@ -13,7 +13,7 @@ def main() -> None:
     from stepladder import compose, leftovers, strict
 
     params = strict.params(Path("params.yaml"))
-    datasets = [params["data"], *(params.get("datasets") or ())]
+    datasets = [params["data"], *params["datasets"]]
     for line in leftovers.remove(Path(), candidates=list(params["candidates"]), datasets=datasets):
         print(line)
     written = compose.write(Path("build"), params)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import sentences
 
 from stepladder import candidates, records, runs, splits
 from stepladder.errors import DataError
+from tests.conftest import sentences
 
 
 @pytest.fixture

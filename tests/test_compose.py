@@ -2,6 +2,7 @@
 
 import shutil
 
+import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
@@ -38,10 +39,19 @@ def test_every_composed_file_has_the_same_top_level_keys(params):
     assert {"candidate", "seed", "corpus", "overrides", "options", "code", *compose.GROUPS} == set(keys[0])
 
 
+def test_a_trial_is_composed_inside_a_running_hydra_as_it_is_outside(params):
+    lora = compose.candidate("lora", params)
+    outside = compose.trial(lora, ["optimizer.learning_rate=0.0007"])
+    compose._loader.cache_clear()
+    with hydra.initialize_config_dir(str(compose.CONF.resolve()), version_base="1.3"):
+        assert compose.trial(lora, ["optimizer.learning_rate=0.0007"]) == outside
+
+
 def test_a_value_in_set_reaches_its_section_and_no_other_row(params):
     assert compose.candidate("lora", params)["method"]["r"] == 16
     assert compose.candidate("lora_smollm2", params)["method"]["r"] == 8
-    assert compose.candidate("lora_smollm2", params)["data"]["max_rows"] == 2000
+    rows = params["candidates"]["lora_smollm2"]["set"]["data"]["max_rows"]
+    assert compose.candidate("lora_smollm2", params)["data"]["max_rows"] == rows
     assert compose.candidate("full", params)["data"]["max_rows"] is None
 
 

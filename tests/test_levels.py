@@ -7,10 +7,10 @@ import sys
 
 import polars as pl
 import pytest
-from conftest import LORA, SIZES, sentences
 
 from stepladder import levels
 from stepladder.errors import ConfigError, IntegrityError
+from tests.conftest import LORA, SIZES, sentences
 
 pytestmark = pytest.mark.slow
 

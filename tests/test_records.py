@@ -187,7 +187,7 @@ def test_an_unknown_source_is_named_with_its_nearest_neighbour(tmp_path):
 
 def test_data_is_found_where_it_was_fetched_or_where_the_person_says(tmp_path, monkeypatch):
     assets = tmp_path / "reviews.json"
-    with pytest.raises(DataError, match="python -m pipelines.fetch data=reviews"):
+    with pytest.raises(DataError, match=r"python -m pipelines.fetch data=reviews"):
         records.locate("reviews", path=None, assets=assets)
     assets.write_text('{"name": "reviews", "file": "state/store/a.whl", "files": {}}')
     monkeypatch.setenv("DVC_ROOT", "/elsewhere")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import LORA, sentences
 
 from stepladder import records, splits
 from stepladder.errors import IntegrityError
+from tests.conftest import LORA, sentences
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import sentences
 
 from stepladder import candidates, records, search, splits
+from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
 

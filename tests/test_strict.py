@@ -172,6 +172,7 @@ def test_a_name_that_clashes_or_has_odd_letters_is_refused(tmp_path, name):
         ({"datasets": ["reviews"]}, "reviews is the scored data set already (data:)"),
         ({"datasets": ["plain_englsh"]}, "Did you mean 'plain_english'"),
         ({"datasets": "plain_english"}, "expected list of"),
+        ({"datasets": None}, "expected list of option or []"),
         ({"seed": -1}, "int [0, 4294967295]"),
         ({"seed": 1.5}, "int [0, 4294967295]"),
         ({"sed": 1}, "Did you mean 'seed'"),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import sentences
 
 from stepladder import records, splits
+from tests.conftest import sentences
 
 # MLflow 3.17 uses a loader of SQLAlchemy that is about to go
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import LORA, OPTIMIZER, TRAINER, sentences
 
 from stepladder.errors import ConfigError, DataError, NumericsError
+from tests.conftest import LORA, OPTIMIZER, TRAINER, sentences
 
 pytestmark = pytest.mark.slow
 

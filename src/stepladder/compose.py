@@ -46,7 +46,7 @@ def write(folder: Path, params: dict) -> list[Path]:
     Raises ConfigError before anything is written.
     """
     found = {f"{name}.yaml": candidate(name, params) for name in params["candidates"]}
-    found |= {f"data/{name}.yaml": dataset(name, params) for name in (params["data"], *(params.get("datasets") or ()))}
+    found |= {f"data/{name}.yaml": dataset(name, params) for name in (params["data"], *params["datasets"])}
     found["compare/compare.yaml"] = comparison(params)
     texts = {folder / name: dialects.dump(value, f"{folder}/{name}") for name, value in found.items()}
     for path, text in texts.items():
@@ -180,13 +180,16 @@ def _composed(made: tuple[str, ...], conf: Path) -> dict:
 
 @cache
 def _loader(conf: Path):
-    """Return Hydra's loader of a folder and its cache of files."""
-    import hydra
+    """Return Hydra's loader of a folder and its cache of files; a running Hydra application is left as it is."""
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import CachingConfigRepository
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.plugins import Plugins
 
-    with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    version.setbase("1.3")
+    Plugins.instance()  # registers the schemas of Hydra's own settings
+    loader = ConfigLoaderImpl(create_config_search_path(str(conf.resolve())))
     return loader, CachingConfigRepository(loader.repository)
 
 

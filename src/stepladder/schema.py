@@ -152,6 +152,8 @@ def _words(rule) -> list[str]:
 def _fits(value, word: str) -> bool:
     if word.startswith(("int", "float")):
         return _in_range(value, word)
+    if word == "[]":
+        return value == []
     if word in PLAIN:
         return isinstance(value, PLAIN[word])
     if word in PATTERNS:

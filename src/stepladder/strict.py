@@ -80,7 +80,7 @@ def _table(table: dict) -> list[Problem]:
     found = [(key, text) for key, value in leaves(table) if (text := hostile(key, value))]
     if wrong := schema.check(table, schema.table()["params"]):
         return found + wrong
-    scored, further, rows = table["data"], table.get("datasets") or [], table["candidates"]
+    scored, further, rows = table["data"], table["datasets"], table["candidates"]
     for key, name in [("data", scored), *(("datasets", name) for name in further)]:
         found += [(key, text) for _, text in _option(Word("", "data", name))]
     if len({scored, *further}) <= len(further):
@@ -117,7 +117,7 @@ def _composed(table: dict, path: str) -> list[str]:
     for word in compose.nested(table.get("set") or {}, f"{path}: set"):
         told = schema.leaf(word.key, word.value) or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
-    for name in table.get("datasets") or ():
+    for name in table["datasets"] if isinstance(table.get("datasets"), list) else ():
         words = compose.of_data(name, table, path=path)
         found += faults(words, f"{path}: datasets: {name}", only_data=True)
     return found
