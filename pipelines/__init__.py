@@ -88,7 +88,9 @@ def _hydra(function: Callable, name: str, wanted: bool) -> None:
     if composed:
         settings |= {"hydra.output_subdir": "null", "hydra.run.dir": f"logs/{name}/{words.config_name}"}
     given = {word.split("=")[0] for word in words.overrides}
-    sys.argv += [f"{key}={value}" for key, value in settings.items() if key not in given]
+    options = [word for word in sys.argv if word not in words.overrides]  # argparse wants all overrides in one place
+    added = [f"{key}={value}" for key, value in settings.items() if key not in given]
+    sys.argv[:] = [*options, *words.overrides, *added]
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # faults come here as they are, and _told says them
