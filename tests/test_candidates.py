@@ -52,6 +52,8 @@ def test_a_key_follows_settings_and_data_and_nothing_else(choose):
     for name in ("seed", "trainer", "method", "task", "level"):
         assert candidates.key({**sections, name: {"other": 1}}, files) != key
     assert candidates.key(sections, {"train": {"path": "a", "sha256": "2"}}) != key
+    assert candidates.key({**sections, "code": {"level": "1"}}, files) != key
+    assert candidates.key({**sections, "code": {"metrics": "1"}}, files) == key
     assert candidates.key(dict(reversed(copy.deepcopy(sections).items())), files) == key
 
 

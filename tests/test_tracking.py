@@ -179,3 +179,19 @@ def test_nested_sections_become_flat_parameters_without_the_unused():
     from stepladder import tracking
 
     assert tracking.flat({"a": {"b": {"c": 1}, "d": None}, "e": [1], "f": {}}) == {"a.b.c": 1, "e": [1]}
+
+
+def test_the_trials_of_a_sweep_are_children_of_their_candidates_run(candidate):
+    import polars as pl
+
+    from stepladder import sync
+
+    rows = [{"optimizer.learning_rate": rate, "score": rate * 2, "loss": 1.0} for rate in (0.1, 0.2)]
+    records.write(pl.DataFrame(rows), candidate / "reports" / "trials" / "lora.parquet")
+    told = sync.entry("lora")
+    one = tracker()
+    parent = one.tell(told)
+    children = [one.client.get_run(one.tell(trial)) for trial in sync.trials(told, parent=parent)]
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent, parent]
+    assert [run.data.metrics["val/accuracy"] for run in children] == [0.2, 0.4]
+    assert [run.data.params["optimizer.learning_rate"] for run in children] == ["0.1", "0.2"]

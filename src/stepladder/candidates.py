@@ -58,9 +58,10 @@ def tuned(config: dict) -> dict:
 
 
 def key(sections: dict, files: dict) -> str:
-    """Return the hash of settings and data that a tracked run stands for."""
+    """Return the hash of settings, training code and data that a tracked run stands for."""
     settings = {name: value for name, value in sections.items() if name not in UNTRACKED}
-    content = json.dumps([settings, files], sort_keys=True)
+    code = {name: (sections.get("code") or {}).get(name) for name in ("level", "objective", "monitor")}
+    content = json.dumps([settings, code, files], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,7 @@ def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
     short = {"data.max_rows": sweep["max_rows"], "trainer.max_epochs": sweep["max_epochs"]}
     sections = trial(config, _changes({**short, **point}))
     train = candidates.sample(files.read("train"), sweep["max_rows"], sections["seed"])
-    state = store.root() / "state" / "sweep" / config["candidate"]
+    state = store.root() / "state" / "sweep" / f"{config['candidate']}-{candidates.key(sections, files.files)}"
     shutil.rmtree(state, ignore_errors=True)
     told = {}
 

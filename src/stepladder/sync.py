@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import polars as pl
 import yaml
 
 from stepladder import candidates
@@ -19,7 +20,11 @@ def tell(names: list[str]) -> dict[str, str]:
         return {}
     runtime = _config(names[0])["runtime"]
     tracker = Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"])
-    return {told.name: tracker.tell(told) for told in entries}
+    runs = {told.name: tracker.tell(told) for told in entries}
+    for told in entries:
+        for trial in trials(told, parent=runs[told.name]):
+            tracker.tell(trial)
+    return runs
 
 
 def entry(name: str) -> Entry | None:
@@ -40,6 +45,23 @@ def entry(name: str) -> Entry | None:
         texts={"config.yaml": Path("build", f"{name}.yaml").read_text(), "facts.json": facts_file.read_text()},
         data=parts(files),
     )
+
+
+def trials(told: Entry, *, parent: str) -> list[Entry]:
+    """Return the trials of a candidate's sweep, children of its run: what was tried and what it reached on val."""
+    file, metric = Path("reports", "trials", f"{told.name}.parquet"), told.params["task.metric"]
+    rows = pl.read_parquet(file).to_dicts() if file.is_file() else []
+    return [
+        Entry(
+            name=f"{told.name}-trial-{number}",
+            key=f"{told.key}-trial-{number}",
+            params={key: value for key, value in row.items() if key not in ("score", "loss")},
+            metrics={f"val/{metric}": row["score"], "val/loss": row["loss"]},
+            tags={tag: told.tags[tag] for tag in TAGS} | {"stepladder.trial": str(number)},
+            parent=parent,
+        )
+        for number, row in enumerate(rows)
+    ]
 
 
 def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:
