@@ -85,7 +85,8 @@ def register(runs: dict, candidate: str, *, passed: bool = True) -> dict:
     from stepladder import registry
 
     outcome = {"candidate": candidate, "passed": passed, "reason": "it beats the baseline" if passed else "it does not"}
-    records.write_json({"registration": outcome}, Path("reports", "leaderboard.json"))
+    board = {"registration": outcome, "task": CANDIDATES[candidate][1]}
+    records.write_json(board, Path("reports", "leaderboard.json"))
     return registry.register(runs, model=MODEL)
 
 

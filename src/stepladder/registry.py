@@ -15,7 +15,7 @@ import polars as pl
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from stepladder import answering, records
+from stepladder import records
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
@@ -43,7 +43,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if not outcome["passed"]:
         return outcome
     client, name = mlflow.MlflowClient(), outcome["candidate"]
-    if answering.read(Path("models", name))["task"] == "language_modeling":
+    if board["task"] == "language_modeling":
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
     key = client.get_run(runs[name]).data.tags[KEY]
@@ -63,6 +63,8 @@ def register(runs: dict[str, str], *, model: str) -> dict:
 
 def _log(name: str, folder: Path) -> str:
     """Log the candidate as an MLflow model from code and return its address."""
+    from stepladder import answering  # torch, only where something is registered
+
     answerer = answering.load(Path("models", name))
     answerer.export(folder)
     labels = answerer.description["labels"] or []
