@@ -67,6 +67,28 @@ class Answerer:
         _write(folder, {**self.description, "base": None, "adapter": False})
 
 
+class LanguageLevel:
+    """What the levels that answer with a language model share; each of them adds its own `fit`."""
+
+    def __init__(self, sections: dict, *, base: Path | None):
+        self.sections, self.base, self.answerer, self.facts = sections, base, None, {}
+
+    def predict(self, records: pl.DataFrame) -> pl.DataFrame:
+        """Return predictions for `records` in their order."""
+        return self.answerer.predict(records)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that transformers (and peft, for adapters) open without this package."""
+        self.answerer.save(folder, self.facts)
+
+    @classmethod
+    def load(cls, folder: Path) -> "LanguageLevel":
+        """Return the level that was saved in `folder`."""
+        level = cls({}, base=None)
+        level.answerer = load(folder)
+        return level
+
+
 def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None):
     """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
     if form == "causal":

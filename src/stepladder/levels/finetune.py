@@ -12,11 +12,8 @@ from stepladder import answering, methods, models, settings, store, training
 from stepladder.training import Examples
 
 
-class Level:
+class Level(answering.LanguageLevel):
     """A pretrained model, a method and an objective."""
-
-    def __init__(self, sections: dict, *, base: Path | None):
-        self.sections, self.base, self.answerer, self.facts = sections, base, None, {}
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Train with early stopping on val and restore the best weights; return what was seen and reached."""
@@ -33,21 +30,6 @@ class Level:
         self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), **facts}
         self.facts |= {"num_parameters": total, "num_trained_parameters": trained}
         return self.facts
-
-    def predict(self, records: pl.DataFrame) -> pl.DataFrame:
-        """Return predictions for `records` in their order."""
-        return self.answerer.predict(records)
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that transformers (and peft, for adapters) open without this package."""
-        self.answerer.save(folder, self.facts)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Level":
-        """Return the level that was saved in `folder`."""
-        level = cls({}, base=None)
-        level.answerer = answering.load(folder)
-        return level
 
     def _open(self, train: pl.DataFrame) -> answering.Answerer:
         sections = self.sections

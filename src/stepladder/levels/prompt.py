@@ -8,11 +8,8 @@ from stepladder import answering, models, prompts, store
 from stepladder.errors import ConfigError
 
 
-class Level:
+class Level(answering.LanguageLevel):
     """A decoder with a filled-in prompt; nothing is trained."""
-
-    def __init__(self, sections: dict, *, base: Path | None):
-        self.sections, self.base, self.answerer, self.facts = sections, base, None, {}
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
@@ -45,18 +42,3 @@ class Level:
         self.facts = {"level": "prompt", "num_parameters": total, "num_trained_parameters": 0}
         self.facts |= {"rows_seen": num_shots, "examples_seen": 0, "tokens_seen": 0}
         return self.facts
-
-    def predict(self, records: pl.DataFrame) -> pl.DataFrame:
-        """Return predictions for `records` in their order."""
-        return self.answerer.predict(records)
-
-    def save(self, folder: Path) -> None:
-        """Write the prompt and the name of the base; no weights."""
-        self.answerer.save(folder, self.facts)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Level":
-        """Return the level that was saved in `folder`."""
-        level = cls({}, base=None)
-        level.answerer = answering.load(folder)
-        return level
