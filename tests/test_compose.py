@@ -55,6 +55,12 @@ def test_a_value_in_set_reaches_its_section_and_no_other_row(params):
     assert compose.candidate("full", params)["data"]["max_rows"] is None
 
 
+def test_a_seed_of_its_own_trains_a_candidate_anew_and_splits_no_data_anew(params):
+    table = params | {"candidates": {"again": params["candidates"]["full"] | {"seed": 7}}}
+    assert compose.candidate("again", table)["seed"] == 7
+    assert compose.dataset("reviews", table)["seed"] == params["seed"] == compose.candidate("full", params)["seed"]
+
+
 def test_the_common_set_goes_to_rows_that_have_the_key_and_to_the_scored_data_set(params):
     table = params | {"set": {"trainer": {"max_epochs": 1}, "data": {"options": {"min_score": 1.0}}}}
     assert compose.candidate("frozen", table)["trainer"]["max_epochs"] == 1

@@ -93,8 +93,8 @@ def comparison(params: dict) -> dict:
 def of_candidate(name: str, params: dict, path: str = "params.yaml") -> list[Word]:
     """Return the words that make a candidate: choices first, then the common `set`, then its own."""
     row, place = params["candidates"][name], f"{path}: candidates.{name}"
-    made = [Word(f"{path}: {key}", key, value) for key, value in (("candidate", name), ("seed", params["seed"]))]
-    made += [] if "data" in row else [Word(f"{path}: data", "data", params["data"])]
+    made = [Word(f"{path}: candidate", "candidate", name)]
+    made += [Word(f"{path}: {key}", key, params[key]) for key in ("seed", "data") if key not in row]
     made += [Word(f"{place}.{key}", key, value) for key, value in row.items() if key != "set"]
     scored = row.get("data", params["data"]) == params["data"]
     common = _common(made, params, path, GROUPS if scored else set(GROUPS) - set(OF_DATA))
