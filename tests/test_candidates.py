@@ -108,12 +108,11 @@ def test_training_reads_neither_the_test_file_nor_anything_but_train_and_val(pla
 
 
 def test_costs_hold_what_was_added_and_are_not_written_for_a_stage_that_failed(tmp_path):
-    with runs.measured(tmp_path / "c" / "train.json") as cost, runs.timed(cost, 50):
-        cost |= {"num_trials": 3}
+    with runs.measured(tmp_path / "c" / "train.json") as cost, runs.timed(cost, "fit_seconds"):
+        cost["num_trials"] = 3
     found = json.loads((tmp_path / "c" / "train.json").read_text())
     assert found["num_trials"] == 3
-    assert found["num_rows"] == 50
-    assert found["examples_per_second"] > 0
+    assert 0 <= found["fit_seconds"] <= found["seconds"]
     assert found["peak_memory_bytes"] > 1e7
     assert {"host", "git_revision", "versions", "threads", "started", "cpu_seconds"} <= set(found)
     with pytest.raises(ZeroDivisionError), runs.measured(tmp_path / "d" / "train.json"):

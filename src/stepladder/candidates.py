@@ -76,8 +76,8 @@ def sample(train: pl.DataFrame, max_rows: int | None, seed: int) -> pl.DataFrame
     return kept
 
 
-def fit(sections: dict, files: Inputs, *, folder: Path, state: Path) -> dict:
-    """Train one candidate, save it in `folder` and its val predictions beside; return its facts.
+def fit(sections: dict, files: Inputs, *, folder: Path, state: Path, cost: dict) -> None:
+    """Train one candidate, save it in `folder` and its val predictions in `state`; add to `cost` what it took.
 
     `folder` appears only when everything in it is finished.
     """
@@ -92,14 +92,15 @@ def fit(sections: dict, files: Inputs, *, folder: Path, state: Path) -> dict:
         def log(name: str, value: float, step: int, epoch: int) -> None:
             print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=history, flush=True)
 
-        facts = level.fit(sampled, val, state=state, log=log, corpus=files.corpus())
+        with runs.timed(cost, "fit_seconds"):
+            facts = level.fit(sampled, val, state=state, log=log, corpus=files.corpus())
     facts |= {"num_train_rows": len(train)}
+    cost |= {"num_rows": facts["examples_seen"]}
     level.save(made)
     records.write(level.predict(val), state / "val.parquet")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.move(made, folder)
-    return facts
 
 
 def train(config: dict) -> dict[str, float]:
@@ -113,8 +114,7 @@ def train(config: dict) -> dict[str, float]:
 def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict) -> dict[str, float]:
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
     state = store.root() / "state" / "train" / f"{sections['candidate'] or 'by_hand'}-{key(sections, files.files)}"
-    facts = fit(sections, files, folder=folder, state=state)
-    cost |= {"num_rows": facts["examples_seen"]}
+    fit(sections, files, folder=folder, state=state, cost=cost)
     predictions.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(state / "val.parquet", predictions)
     shutil.rmtree(state)
@@ -126,8 +126,10 @@ def evaluate(config: dict) -> None:
     name = config["candidate"]
     level = levels.load(config["level"]["name"]).load(Path("models", name))
     test = inputs(config).read("test")
-    with runs.measured(Path("runs", name, "evaluate.json")) as cost, runs.timed(cost, len(test)):
-        predictions = level.predict(test)
+    with runs.measured(Path("runs", name, "evaluate.json")) as cost:
+        with runs.timed(cost, "predict_seconds"):
+            predictions = level.predict(test)
+        cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
 
 

@@ -194,10 +194,11 @@ def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
 
 
 def _price(root: Path, row: dict) -> dict:
-    """Return seconds by stage, test rows per second, peak memory and bytes on disk; None where unknown."""
+    """Return seconds of sweep and training, test rows per second, peak memory, bytes on disk; None where unknown."""
     runs = {path.stem: _json(path) for path in (root / "runs" / row["candidate"]).glob("*.json")}
-    seconds = {f"{stage}_seconds": runs.get(stage, {}).get("seconds") for stage in ("fetch", "sweep", "train")}
-    return seconds | {
+    return {
+        "sweep_seconds": runs.get("sweep", {}).get("seconds"),
+        "train_seconds": runs.get("train", {}).get("fit_seconds"),
         "examples_per_second": runs.get("evaluate", {}).get("examples_per_second"),
         "peak_memory_bytes": max((run.get("peak_memory_bytes") or 0 for run in runs.values()), default=0) or None,
         "model_bytes": _size(root / "models" / row["candidate"]),

@@ -12,7 +12,7 @@ from stepladder.report import chart, text
 from stepladder.verdict import LADDER
 
 FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows")
-PRICES = ("fetch_seconds", "sweep_seconds", "train_seconds", "examples_per_second", "model_bytes", "base_bytes")
+PRICES = ("sweep_seconds", "train_seconds", "examples_per_second", "model_bytes", "base_bytes")
 
 
 def write(board: dict, folder: Path) -> None:
