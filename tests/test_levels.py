@@ -2,14 +2,13 @@
 
 import json
 import pkgutil
-import subprocess
-import sys
 
 import polars as pl
 import pytest
 
 from stepladder import levels
 from stepladder.errors import ConfigError, IntegrityError
+from tests import elsewhere
 from tests.conftest import LORA, SIZES, sentences
 
 pytestmark = pytest.mark.slow
@@ -159,67 +158,14 @@ def test_a_fit_leaves_finite_weights_and_counts_what_it_saw(name, made):
         assert facts["tokens_seen"] > 0 or name == "frozen"
 
 
-OPEN = """
-import sys
-sys.modules["stepladder"] = None  # opened without it
-import json, torch
-from pathlib import Path
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from safetensors.torch import load_file
-texts, jobs, found = *json.loads(sys.argv[1]), {}
-for name, folder in jobs.items():
-    folder = Path(folder)
-    said = json.loads((folder / "stepladder.json").read_text())
-    base = said["base"] or folder
-    options = {"dtype": torch.float32}
-    if said["form"] == "classifier":
-        options["num_labels"] = len(said["labels"])
-    kinds = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
-    model = kinds[said["form"]].from_pretrained(base, **options)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    if said["adapter"]:
-        from peft import PeftModel
-        model = PeftModel.from_pretrained(model, folder)
-        model.config.pad_token_id = tokenizer.pad_token_id
-    model.eval()
-    rows = []
-    with torch.no_grad():
-        for text in texts:
-            if said["form"] == "causal":
-                asked = tokenizer(f"Text: {text}\\nLabel:", return_tensors="pt")["input_ids"]
-                scores = []
-                for label in said["labels"]:
-                    answer = tokenizer(" " + label, return_tensors="pt")["input_ids"]
-                    whole = torch.cat([asked, answer], 1)
-                    steps = model(whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
-                    scores.append(steps.gather(1, answer[0][:, None]).sum())
-                logits = torch.stack(scores)
-            elif said["form"] == "pooled":
-                head = load_file(folder / "head.safetensors")
-                batch = tokenizer(text, return_tensors="pt")
-                hidden = model(**batch).last_hidden_state
-                logits = (hidden.mean(1) @ head["weight"].T + head["bias"])[0]
-            else:
-                assert said["adapter"] or list(model.config.id2label.values()) == said["labels"]
-                logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
-            rows.append(logits.softmax(-1).tolist())
-    found[name] = rows
-print(json.dumps(found))
-"""
-
-
 def test_saved_folders_answer_the_same_where_stepladder_cannot_be_imported(made):
     trained = [name for name, case in CASES.items() if case[0] in ("finetune", "pretrain")]
     cases = [name for name in trained if CASES[name][2] == "classification"]
     records = data("classification", 5, seed=2)
-    jobs = {name: str(made(name)[1]) for name in cases}
-    command = [sys.executable, "-W", "ignore", "-c", OPEN, json.dumps([records["input"].to_list(), jobs])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answered = json.loads(done.stdout.splitlines()[-1])
+    answered = elsewhere.ask({name: made(name)[1] for name in cases}, records["input"].to_list())
     for name in cases:
         ours = made(name)[0].predict(records)["probabilities"].struct.unnest().to_numpy()
-        assert ours == pytest.approx(pl.DataFrame(answered[name], orient="row").to_numpy(), abs=1e-5), name
+        assert ours == pytest.approx(answered[name], abs=1e-5), name
 
 
 def test_the_exported_form_needs_no_other_folder_and_answers_the_same(made, tmp_path):
@@ -253,6 +199,35 @@ def test_few_shot_examples_come_from_train_and_are_written_down(made):
     shots = json.loads((folder / "stepladder.json").read_text())["prompt"]["shots"]
     assert facts["rows_seen"] == len(shots) == 4
     assert {text for text, _ in shots} <= set(data("classification", 24)["input"])
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_no_text_is_longer_than_the_model_reads_and_what_is_cut_is_told(tiny, choose, tmp_path, capsys, model):
+    train = data("classification", 6).with_columns(
+        pl.when(pl.col("id") == "r0_0").then(pl.lit("a film " * 200)).otherwise(pl.col("input")).alias("input")
+    )
+    sections = choose("finetune", model, trainer={"max_length": 2000})
+    level = levels.load("finetune")(sections, base=tiny / model)
+    facts = level.fit(train, train, state=tmp_path, log=lambda *_: None)
+    limit = {"bert": 128, "llama": 256}[model]
+    said = capsys.readouterr().out
+    assert f"trainer.max_length=2000 is lowered to the model's {limit} tokens" in said
+    assert f"1 of 6 inputs are cut to {limit} tokens" in said
+    assert facts["rows_cut"] == 1
+    assert level.answerer.description["inference"]["max_length"] == limit
+    assert len(level.predict(train)) == 6
+
+
+def test_nothing_is_said_of_cuts_where_a_text_just_fits(tiny, choose, tmp_path, capsys):
+    from stepladder import models
+
+    train = data("classification", 6)
+    longest = max(map(len, models.tokenizer(tiny / "bert")(train["input"].to_list())["input_ids"]))
+    for length, cut in ((longest, 0), (longest - 1, 1)):
+        level = levels.load("finetune")(choose("finetune", "bert", trainer={"max_length": length}), base=tiny / "bert")
+        facts = level.fit(train, train, state=tmp_path, log=lambda *_: None)
+        assert (facts["rows_cut"] >= cut) and (facts["rows_cut"] == 0) == (cut == 0)
+        assert ("are cut" in capsys.readouterr().out) == bool(cut)
 
 
 def test_pretraining_reports_bits_per_byte_and_learns(made, choose, tmp_path):

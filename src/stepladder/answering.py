@@ -99,9 +99,15 @@ def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int |
 def describe(
     form: str, *, task: str, labels: list[str] | None, objective: str, prompt: Prompt | None, **sections
 ) -> dict:
-    """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision) and base."""
+    """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision) and base.
+
+    `longest`, among them, is how many tokens the model can read: a larger max_length is lowered to it, aloud.
+    """
     inference = {key: sections["inference"][key] for key in ("max_length", "eval_batch_size", "precision")}
     inference["precision"] = resolve(inference["precision"])
+    if inference["max_length"] > sections["longest"]:
+        print(f"trainer.max_length={inference['max_length']} is lowered to the model's {sections['longest']} tokens")
+        inference["max_length"] = sections["longest"]
     return {
         "form": form,
         "task": task,

@@ -101,6 +101,12 @@ def count(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
+def longest(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens the model was built to read; positions beyond them have no weights or no training."""
+    limit = tokenizer.model_max_length
+    return min(limit, getattr(model.config, "max_position_embeddings", limit))
+
+
 def require_backbone(folder: Path, model: PreTrainedModel, report: dict, *, fresh_head: bool) -> None:
     """Only what lies outside the backbone, its pooler included, may differ between the file and the model."""
     backbone = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())} - {"pooler"}

@@ -24,7 +24,7 @@ class PooledClassifier(torch.nn.Module):
 
     def __init__(self, backbone, num_labels: int):
         super().__init__()
-        self.base_model = backbone.requires_grad_(False)
+        self.base_model, self.config = backbone.requires_grad_(False), backbone.config
         self.head = torch.nn.Linear(backbone.config.hidden_size, num_labels)
 
     def embed(self, input_ids, attention_mask) -> torch.Tensor:

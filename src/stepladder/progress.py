@@ -3,6 +3,10 @@
 import sys
 import time
 
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+LONG_S = 600  # a training longer than this is told how to be shorter
+
 
 class Speaker:
     """Prints `what: 120/440, note, 35 s left` at most every `every_s` seconds where there is no terminal."""
@@ -22,6 +26,41 @@ class Speaker:
         print(f"{self.what}: {', '.join(parts)}", flush=True)
 
 
-def bar(kind) -> list:
-    """Return a progress bar of class `kind` on a terminal, nothing elsewhere."""
-    return [kind()] if sys.stderr.isatty() else []
+def forecast(*, rows: int, tokens: int, steps: int, seconds: float) -> str:
+    """Return a line that says how much is to be done before it begins; where it is long, how to have less."""
+    minutes = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
+    cure = "; fewer rows: set: {data: {max_rows: ...}}" if seconds > LONG_S else ""
+    return f"to train: {rows:,} rows of {tokens:,} tokens, at most {steps:,} steps, about {minutes} here{cure}"
+
+
+class Voice(Callback):
+    """Says how far training, a validation or a prediction is."""
+
+    def __init__(self, every_s: float):
+        self.every_s, self.speakers = every_s, {}
+
+    def on_train_start(self, trainer, learner):
+        self._say("training", 0, learner.total_steps)
+
+    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        self._say("training", trainer.global_step, learner.total_steps, f"loss {loss:.3f}")
+
+    def on_validation_start(self, trainer, learner):
+        self.speakers.pop("validating", None)
+
+    def on_validation_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
+        self._say("validating", batch_idx + 1, trainer.num_val_batches[0])
+
+    def on_predict_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
+        self._say("predicting", batch_idx + 1, trainer.num_predict_batches[0])
+
+    def _say(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what not in self.speakers:
+            self.speakers[what] = Speaker(what, total, every_s=self.every_s)
+        self.speakers[what].tell(done, note)
+
+
+def callbacks(every_s: float) -> list[Callback]:
+    """Return what speaks during a fit or a prediction: lines, and on a terminal a progress bar as well."""
+    return [Voice(every_s), *([TQDMProgressBar()] if sys.stderr.isatty() else [])]

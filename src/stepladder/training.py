@@ -8,6 +8,7 @@ metric restored.
 import dataclasses
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +17,8 @@ import lightning
 import polars as pl
 import torch
 import transformers
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from stepladder import metrics, progress
@@ -38,6 +40,11 @@ class Examples:
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return [row["length"] for row in self.rows]
+
+    @property
+    def num_cut(self) -> int:
+        """Records that were longer than the objective's `max_length`."""
+        return sum(row.get("cut", False) for row in self.rows)
 
 
 class Learner(lightning.LightningModule):
@@ -129,34 +136,6 @@ class Recorder(Callback):
             self.tell(name, value, trainer.global_step, trainer.current_epoch)
 
 
-class Voice(Callback):
-    """Says how far training, a validation or a prediction is."""
-
-    def __init__(self, every_s: float):
-        self.every_s, self.speakers = every_s, {}
-
-    def on_train_start(self, trainer, learner):
-        self._say("training", 0, learner.total_steps)
-
-    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        self._say("training", trainer.global_step, learner.total_steps, f"loss {loss:.3f}")
-
-    def on_validation_start(self, trainer, learner):
-        self.speakers.pop("validating", None)
-
-    def on_validation_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
-        self._say("validating", batch_idx + 1, trainer.num_val_batches[0])
-
-    def on_predict_batch_end(self, trainer, learner, outputs, batch, batch_idx, dataloader_idx=0):
-        self._say("predicting", batch_idx + 1, trainer.num_predict_batches[0])
-
-    def _say(self, what: str, done: int, total: int, note: str = "") -> None:
-        if what not in self.speakers:
-            self.speakers[what] = progress.Speaker(what, total, every_s=self.every_s)
-        self.speakers[what].tell(done, note)
-
-
 def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log) -> dict:
     """Train in place `learning`, a pair (model, objective); return facts: best value and step, rows and tokens seen.
 
@@ -184,6 +163,7 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
     options = {"batch_sampler": sampler, "collate_fn": objective.collate, "num_workers": settings.num_workers}
     loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
     model.train()
+    print(_forecast(learner, train, sampler, trainer), flush=True)
     _run(trainer, lambda: trainer.fit(learner, *loaders))
     saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
     learner.load_state_dict(saved["state_dict"], strict=False)
@@ -201,9 +181,17 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
     }
 
 
+def encode(objective, records: pl.DataFrame, *, train: bool = False) -> Examples:
+    """Return the records as examples of the objective, and say how many of them were too long."""
+    found = Examples(records, objective.encode(records, train=train))
+    if found.num_cut:
+        print(f"{found.num_cut:,} of {len(records):,} inputs are cut to {objective.max_length} tokens", flush=True)
+    return found
+
+
 def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Return predictions for `records` in their order; batches go from long to short inputs."""
-    examples = objective.encode(records, train=False)
+    examples = encode(objective, records).rows
     share = getattr(objective, "share", None)
     model.eval()
     trainer = _trainer(settings)
@@ -215,12 +203,6 @@ def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.D
     if share:
         objective.prefix = None
     return objective.predictions(records, [row for batch in batches for row in batch])
-
-
-def forecast(examples: Examples, settings: Settings) -> str:
-    """Return a line that says how much is to be done before it begins."""
-    tokens, rows = sum(examples.lengths), len(examples.rows)
-    return f"to train: {rows:,} rows of {tokens:,} tokens, at most {settings.max_epochs} epochs"
 
 
 def embed(model, objective, examples: Examples, settings: Settings) -> Examples:
@@ -242,6 +224,26 @@ class Embedder(lightning.LightningModule):
 
     def predict_step(self, batch, _index):
         return batch["row"].tolist(), self.model.embed(batch["input_ids"], batch["attention_mask"]).float().cpu()
+
+
+def _forecast(learner: Learner, train: Examples, sampler: Batches, trainer: lightning.Trainer) -> str:
+    """Return how much is to be done and about how long it takes here, by one batch of middle size that is tried."""
+    batches = sorted(sampler, key=lambda rows: sum(train.lengths[row] for row in rows))
+    middle = learner.objective.collate([train.rows[row] for row in batches[len(batches) // 2]])
+    device = trainer.strategy.root_device
+    model, batch = learner.model.to(device), move_data_to_device(middle, device)
+    with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            learner.objective.loss(model, batch).backward()
+            seconds = time.perf_counter() - started
+    model.zero_grad()
+    return progress.forecast(
+        rows=len(train.rows),
+        tokens=sum(train.lengths),
+        steps=learner.total_steps,
+        seconds=seconds * learner.total_steps * learner.settings.accumulate,
+    )
 
 
 def _checks(settings: Settings) -> dict:
@@ -271,14 +273,14 @@ def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **option
         logging.getLogger(name).setLevel(logging.ERROR)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    bars = progress.bar(TQDMProgressBar)
+    said = progress.callbacks(settings.log_every_s)
     return lightning.Trainer(
         devices=1,
         precision=settings.precision,
         logger=False,
-        callbacks=[*callbacks, Voice(settings.log_every_s), *bars],
+        callbacks=[*callbacks, *said],
         enable_model_summary=False,
-        enable_progress_bar=bool(bars),
+        enable_progress_bar=len(said) > 1,
         use_distributed_sampler=False,
         **options,
     )

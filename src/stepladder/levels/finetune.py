@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from stepladder import answering, methods, models, settings, store, training
-from stepladder.training import Examples
 
 
 class Level(answering.LanguageLevel):
@@ -20,14 +19,14 @@ class Level(answering.LanguageLevel):
         self.answerer = self._open(train)
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
-        parts = [Examples(part, answerer.objective.encode(part, train=part is train)) for part in (train, val)]
-        print(training.forecast(parts[0], plan), flush=True)
+        parts = [training.encode(answerer.objective, part, train=part is train) for part in (train, val)]
+        num_cut = parts[0].num_cut
         if answerer.description["form"] == "pooled":
             parts = [training.embed(answerer.model, answerer.objective, part, plan) for part in parts]
         facts = training.fit(
             (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
         )
-        self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), **facts}
+        self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), "rows_cut": num_cut, **facts}
         self.facts |= {"num_parameters": total, "num_trained_parameters": trained}
         return self.facts
 
@@ -38,7 +37,7 @@ class Level(answering.LanguageLevel):
         heads = "pooled" if method == methods.FROZEN else "classifier"
         form = heads if objective == "supervised" else "causal"
         model = methods.apply(answering.open_model(form, self.base, labels, seed=seed), method, seed=seed)
-        whole = form != "pooled" and method == methods.FULL
+        whole, tokenizer = form != "pooled" and method == methods.FULL, models.tokenizer(self.base)
         description = answering.describe(
             form,
             task=task["name"],
@@ -47,6 +46,7 @@ class Level(answering.LanguageLevel):
             prompt=answering.prompt(task, sections["prompt"], labels) if objective == "response" else None,
             decoding=sections["decoding"],
             inference=sections["trainer"],
+            longest=models.longest(model, tokenizer),
             base=None if whole else store.shown(self.base),
         )
-        return answering.Answerer(model, models.tokenizer(self.base), description, runtime=sections["runtime"])
+        return answering.Answerer(model, tokenizer, description, runtime=sections["runtime"])

@@ -12,7 +12,6 @@ from stepladder import models, objectives, training, vocabulary
 from stepladder.errors import ConfigError
 from stepladder.levels import finetune
 from stepladder.settings import Settings, resolve, speed
-from stepladder.training import Examples
 
 NUM_CHECKS = 4  # validations over the pretraining
 NUM_HELD_OUT = 500  # records of the corpus's val part that measure it
@@ -37,13 +36,13 @@ class Level(finetune.Level):
         learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
         model = models.llama(section, learned, seed=seed)
         objective = objectives.load("language_modeling")(learned, task="language_modeling", max_length=length)
-        packed = Examples(texts, objective.encode(texts, train=True))
+        packed = training.encode(objective, texts, train=True)
         print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
         facts = training.fit(
             (model, objective),
             self._settings(plan, length),
             train=packed,
-            val=Examples(held_out, objective.encode(held_out, train=False)),
+            val=training.encode(objective, held_out),
             state=state / "pretrain",
             log=lambda name, *values: log(f"pretrain/{name}", *values),
         )

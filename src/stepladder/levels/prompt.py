@@ -24,6 +24,7 @@ class Level(answering.LanguageLevel):
             prompt = prompt.with_shots(shots if chosen["num_shots"] else [])
         elif chosen and chosen["num_shots"]:
             raise ConfigError("prompt.num_shots: language modelling has no examples to show; set it to 0")
+        model, tokenizer = models.causal(self.base), models.tokenizer(self.base)
         description = answering.describe(
             "causal",
             task=task["name"],
@@ -32,11 +33,10 @@ class Level(answering.LanguageLevel):
             prompt=prompt,
             decoding=self.sections["decoding"],
             inference=self.sections["trainer"],
+            longest=models.longest(model, tokenizer),
             base=store.shown(self.base),
         )
-        model = models.causal(self.base)
-        tokenizer, runtime = models.tokenizer(self.base), self.sections["runtime"]
-        self.answerer = answering.Answerer(model, tokenizer, description, runtime=runtime)
+        self.answerer = answering.Answerer(model, tokenizer, description, runtime=self.sections["runtime"])
         total, _ = models.count(model)
         num_shots = len(prompt.shots) if prompt else 0
         self.facts = {"level": "prompt", "num_parameters": total, "num_trained_parameters": 0}

@@ -40,8 +40,10 @@ class Objective:
         room = self.max_length - max(map(len, self.label_ids), default=self.decoding.get("max_new_tokens", 0))
         examples = []
         for row, (ids, text, answer) in enumerate(zip(prompts, records["input"], answers, strict=True)):
-            ids = ids if len(ids) <= room else self._cut(text, len(ids) - room, room)
-            examples.append({"ids": ids, "answer": answer, "label": labels[row], "row": row, "length": len(ids)})
+            cut = len(ids) > room
+            ids = self._cut(text, len(ids) - room, room) if cut else ids
+            example = {"ids": ids, "answer": answer, "label": labels[row], "row": row, "length": len(ids), "cut": cut}
+            examples.append(example)
         return examples
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor | list]:

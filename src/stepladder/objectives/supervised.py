@@ -18,9 +18,13 @@ class Objective:
 
     def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
         """Return one example a record, its input cut to `max_length` tokens."""
-        texts = self.tokenizer(records["input"].to_list(), truncation=True, max_length=self.max_length)["input_ids"]
-        rows = zip(texts, positions(records, self.labels), strict=True)
-        return [{"ids": ids, "label": label, "row": i, "length": len(ids)} for i, (ids, label) in enumerate(rows)]
+        options = {"truncation": True, "max_length": self.max_length}
+        texts = self.tokenizer(records["input"].to_list(), **options)["input_ids"]
+        examples = []
+        for row, (ids, label) in enumerate(zip(texts, positions(records, self.labels), strict=True)):
+            cut = len(ids) == self.max_length and len(self._whole(records["input"][row])) > self.max_length
+            examples.append({"ids": ids, "label": label, "row": row, "length": len(ids), "cut": cut})
+        return examples
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask (rows, tokens), labels and row (rows), padded on the right.
@@ -53,6 +57,9 @@ class Objective:
         """Return the predictions of `records` in their order."""
         ordered = sorted(rows, key=lambda row: row["row"])
         return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
+
+    def _whole(self, text: str) -> list[int]:
+        return self.tokenizer(text, verbose=False)["input_ids"]
 
     def _logits(self, model, batch: dict[str, Tensor]) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
