@@ -1,4 +1,5 @@
 # make run     install what is missing, then the whole pipeline and its verdict
+# make proof   after make run: recompute its table, ask its saved and registered models again, by others' libraries
 # make test    install what is missing, then all unit and slow tests (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
@@ -8,12 +9,15 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run test story stories check lint signatures
+.PHONY: run proof test story stories check lint signatures
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
 test: $(READY)
-	pytest -m "not story"
+	pytest -m "not story and not finished"
+
+proof: $(READY)
+	pytest -m finished
 
 story: $(READY)
 	pytest -m "story and not long"
