@@ -6,6 +6,7 @@ import polars as pl
 
 from stepladder import answering, models, prompts, store
 from stepladder.errors import ConfigError
+from stepladder.prompts import Prompt
 
 
 class Level(answering.LanguageLevel):
@@ -13,27 +14,19 @@ class Level(answering.LanguageLevel):
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
-        task, chosen = self.sections["task"], self.sections["prompt"]
-        labels = answering.labels(task, train)
-        prompt = None
-        if task["name"] != "language_modeling":
-            prompt = answering.prompt(task, chosen, labels)
-            shots = prompts.choose_shots(
-                train, per_class=chosen["num_shots"], seed=self.sections["seed"], by_label=labels is not None
-            )
-            prompt = prompt.with_shots(shots if chosen["num_shots"] else [])
-        elif chosen and chosen["num_shots"]:
-            raise ConfigError("prompt.num_shots: language modelling has no examples to show; set it to 0")
+        task, labels = self.sections["task"], answering.labels(self.sections["task"], train)
         model, tokenizer = models.causal(self.base), models.tokenizer(self.base)
+        longest = models.longest(model, tokenizer)
+        prompt = self._prompt(train, labels, tokenizer, longest)
         description = answering.describe(
             "causal",
             task=task["name"],
             labels=labels,
             objective=answering.objective(self.sections),
             prompt=prompt,
-            decoding=self.sections["decoding"],
+            decoding=answering.decoding(self.sections["decoding"], train),
             inference=self.sections["trainer"],
-            longest=models.longest(model, tokenizer),
+            longest=longest,
             base=store.shown(self.base),
         )
         self.answerer = answering.Answerer(model, tokenizer, description, runtime=self.sections["runtime"])
@@ -42,3 +35,30 @@ class Level(answering.LanguageLevel):
         self.facts = {"level": "prompt", "num_parameters": total, "num_trained_parameters": 0}
         self.facts |= {"rows_seen": num_shots, "examples_seen": 0, "tokens_seen": 0}
         return self.facts
+
+    def _prompt(self, train: pl.DataFrame, labels: list[str] | None, tokenizer, longest: int) -> Prompt | None:
+        """Return the prompt with as many examples a class as leave half of max_length to the input, None for raw text.
+
+        Raises ConfigError where not one example fits.
+        """
+        task, chosen = self.sections["task"], self.sections["prompt"]
+        wanted = (chosen or {}).get("num_shots", 0)
+        if task["name"] == "language_modeling":
+            if wanted:
+                raise ConfigError("prompt.num_shots: language modelling has no examples to show; set it to 0")
+            return None
+        prompt, limit = answering.prompt(task, chosen, labels), min(self.sections["trainer"]["max_length"], longest)
+        if not wanted:
+            return prompt
+        for number in range(wanted, 0, -1):
+            options = {"per_class": number, "seed": self.sections["seed"], "by_label": labels is not None}
+            shown = prompt.with_shots(prompts.choose_shots(train, **options))
+            if 2 * len(tokenizer(shown.question(""), verbose=False)["input_ids"]) <= limit:
+                if number < wanted:
+                    said = f"{number} of {wanted} examples a class fit into half of {limit} tokens"
+                    print(f"few-shot: {said}", flush=True)
+                return shown
+        raise ConfigError(
+            f"prompt.num_shots={wanted}: not one example a class fits into half of trainer.max_length={limit} tokens; "
+            "raise it, or take prompt: zero_shot"
+        )
