@@ -113,10 +113,14 @@ def test_generated_texts_equal_those_of_transformers_row_by_row(opened, num_beam
 
     model, tokenizer = opened
     prompts, length = tokenizer(PROMPTS)["input_ids"], {"max_new_tokens": 6, "num_beams": num_beams}
-    texts = generation.generate(model, tokenizer, padded(tokenizer, prompts), **length)
-    for prompt, text in zip(prompts, texts, strict=True):
+    first_lines, texts = (
+        generation.generate(model, tokenizer, padded(tokenizer, prompts), one_line=one_line, **length)
+        for one_line in (True, False)
+    )
+    for prompt, line, text in zip(prompts, first_lines, texts, strict=True):
         end = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
         output = model.generate(input_ids=torch.tensor([prompt]), **length, **end)
         whole = tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
-        assert text == whole.strip().split("\n")[0].strip()
-    assert any(texts)
+        assert text == whole.strip()
+        assert line == whole.strip().split("\n")[0].strip()
+    assert any(first_lines)

@@ -32,7 +32,7 @@ def build(name: str, tokenizer, *, task: str, max_length: int = 64, template: st
         labels=LABELS if task == "classification" else None,
         max_length=max_length,
         prompt=Prompt(template, words=words),
-        decoding={"max_new_tokens": 4, "num_beams": 1},
+        decoding={"max_new_tokens": 4, "num_beams": 1, "one_line": True},
     )
 
 

@@ -159,6 +159,11 @@ def labels(task: dict, train: pl.DataFrame) -> list[str] | None:
     return list(task["labels"]) if task["labels"] else sorted(set(train["target"]))
 
 
+def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:
+    """Return how answers are written: to the end of a line, unless some target of train has several lines."""
+    return section and {**section, "one_line": not train["target"].str.contains("\n", literal=True).any()}
+
+
 def prompt(task: dict, section: dict, labels: list[str] | None) -> Prompt:
     """Return the prompt of a composed section with the task's words filled in."""
     return Prompt(

@@ -96,19 +96,13 @@ def _after(model, batch: dict[str, Tensor], continuation: list[int], prefix: Pre
     return logits(model, ids, mask, keep=len(continuation) + 1, cache=cache)
 
 
-def generate(model, tokenizer, batch: dict[str, Tensor], *, max_new_tokens: int, num_beams: int) -> list[str]:
-    """Return the text that follows each prompt, without sampling, up to the end-of-text token or a line's end."""
-    output = model.generate(
-        **batch,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=tokenizer.pad_token_id,
-        stop_strings=["\n"],
-        tokenizer=tokenizer,
-    )
+def generate(model, tokenizer, batch: dict[str, Tensor], *, one_line: bool, **decoding) -> list[str]:
+    """Return the text that follows each prompt, without sampling, up to the end-of-text token or the line's end.
+
+    `decoding` are max_new_tokens and num_beams; with `one_line` the first line is the answer.
+    """
+    plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    end = {"stop_strings": ["\n"], "tokenizer": tokenizer} if one_line else {}
+    output = model.generate(**batch, **decoding, **plain, **end, pad_token_id=tokenizer.pad_token_id)
     texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip().split("\n")[0].strip() for text in texts]
+    return [text.strip().split("\n")[0].strip() if one_line else text.strip() for text in texts]

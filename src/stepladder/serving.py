@@ -91,11 +91,14 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _written(self, text: str) -> str:
         ids = {"input_ids": [self._prompt(text, self.saved["decoding"]["max_new_tokens"])]}
         batch = self.tokenizer.pad(ids, return_tensors="pt").to(self.device)
-        end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer, "pad_token_id": self.tokenizer.pad_token_id}
+        decoding = dict(self.saved["decoding"])
+        one_line = decoding.pop("one_line")
+        end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer} if one_line else {}
         plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        output = self.model.generate(**batch, **self.saved["decoding"], **end, **plain)
-        said = self.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return said.strip().split("\n")[0].strip()
+        plain["pad_token_id"] = self.tokenizer.pad_token_id
+        output = self.model.generate(**batch, **decoding, **end, **plain)
+        said = self.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        return said.split("\n")[0].strip() if one_line else said
 
     def _prompt(self, text: str, spare: int) -> list[int]:
         """Return the tokens of a question, its input cut at the end where `spare` more tokens would be too many."""

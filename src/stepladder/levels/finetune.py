@@ -44,7 +44,7 @@ class Level(answering.LanguageLevel):
             labels=labels,
             objective=objective,
             prompt=answering.prompt(task, sections["prompt"], labels) if objective == "response" else None,
-            decoding=sections["decoding"],
+            decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],
             longest=models.longest(model, tokenizer),
             base=None if whole else store.shown(self.base),
