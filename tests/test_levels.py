@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from stepladder import levels
-from stepladder.errors import ConfigError, IntegrityError
+from stepladder.errors import ConfigError, DataError, IntegrityError
 from tests import elsewhere
 from tests.conftest import LORA, SIZES, sentences
 
@@ -26,7 +26,7 @@ CASES = {
     "majority models": ("baseline", "majority", "language_modeling", {}),
     "tfidf": ("baseline", "tfidf", "classification", {}),
     "tfidf writes": ("baseline", "tfidf", "generation", {}),
-    "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 2}, "trainer": {"max_length": 200}}),
+    "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 1}, "trainer": {"max_length": 256}}),
     "prompt writes": ("prompt", "llama", "generation", {}),
     "prompt models": ("prompt", "llama", "language_modeling", {}),
     "full": ("finetune", "bert", "classification", {}),
@@ -197,8 +197,46 @@ def test_a_folder_without_a_description_is_no_finished_model(tmp_path):
 def test_few_shot_examples_come_from_train_and_are_written_down(made):
     _, folder, facts, _, _ = made("prompt")
     shots = json.loads((folder / "stepladder.json").read_text())["prompt"]["shots"]
-    assert facts["rows_seen"] == len(shots) == 4
+    assert facts["rows_seen"] == len(shots) == 2
     assert {text for text, _ in shots} <= set(data("classification", 24)["input"])
+
+
+def short(number: int) -> pl.DataFrame:
+    texts = pl.Series([f"fine {i}" if i % 2 else f"dull {i}" for i in range(number)])
+    return data("classification", number).with_columns(texts.alias("input"))
+
+
+@pytest.mark.parametrize(("length", "kept"), [(240, 2), (64, 1)])
+def test_as_many_examples_are_shown_as_leave_half_of_the_room(tiny, choose, tmp_path, capsys, length, kept):
+    sections = choose("prompt", "llama", prompt={"num_shots": 2}, trainer={"max_length": length})
+    level = levels.load("prompt")(sections, base=tiny / "llama")
+    facts = level.fit(short(20), short(8), state=tmp_path, log=print)
+    assert facts["rows_seen"] == 2 * kept
+    told = f"few-shot: {kept} of 2 examples a class fit into half of {length} tokens"
+    assert (told in capsys.readouterr().out) == (kept < 2)
+
+
+def test_not_one_example_that_fits_is_refused_with_the_cure(tiny, choose, tmp_path):
+    sections = choose("prompt", "llama", prompt={"num_shots": 2}, trainer={"max_length": 24})
+    with pytest.raises(ConfigError, match=r"not one example a class fits into half of trainer\.max_length=24 tokens"):
+        levels.load("prompt")(sections, base=tiny / "llama").fit(short(20), short(8), state=tmp_path, log=print)
+
+
+def test_answers_have_several_lines_where_those_of_train_have(tiny, choose, tmp_path):
+    for target, one_line in (("a\nb", False), ("a b", True)):
+        train = data("generation", 6).with_columns(pl.lit(target).alias("target"))
+        level = levels.load("prompt")(choose("prompt", "llama", task="generation"), base=tiny / "llama")
+        level.fit(train, train, state=tmp_path, log=print)
+        assert level.answerer.description["decoding"]["one_line"] is one_line
+
+
+def test_a_count_that_no_word_reaches_is_one_line(choose):
+    few = data("classification", 2).with_columns(input=pl.Series(["one text", "other words"]))
+    sections = choose("baseline", "tfidf", model={"min_count": 3})
+    with pytest.raises(
+        DataError, match=r"no word stands in so many texts of train \(model\.min_count=3\); set it to 1"
+    ):
+        levels.load("baseline")(sections, base=None).fit(few, few, state=None, log=None)
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])

@@ -336,7 +336,7 @@ def test_texts_are_written_at_validation_only_when_a_text_metric_is_watched(tiny
 
     told = {}
     for monitor in ("loss", "chrf"):
-        tokenizer, decoding = models.tokenizer(tiny / "llama"), {"max_new_tokens": 3, "num_beams": 1}
+        tokenizer, decoding = models.tokenizer(tiny / "llama"), {"max_new_tokens": 3, "num_beams": 1, "one_line": True}
         objective = objectives.load("response")(
             tokenizer, task="generation", labels=None, max_length=64, prompt=Prompt("{input}\n:"), decoding=decoding
         )

@@ -68,6 +68,7 @@ class Learner(lightning.LightningModule):
             )
         self.examples_seen += len(batch["row"])
         self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
+        self.tokens_seen += sum(map(len, batch.get("answers", ())))
         return loss
 
     def on_before_optimizer_step(self, _optimizer):

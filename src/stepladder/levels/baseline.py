@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, DataError
 
 FILE = "stepladder.json"
 RECORDS = "records.parquet"
@@ -92,7 +92,11 @@ class Level:
 
         model = self.state["model"]
         self.vectorizer = TfidfVectorizer(ngram_range=(1, model["ngram_max"]), min_df=model["min_count"])
-        return self.vectorizer.fit_transform(self.records["input"].to_list())
+        try:
+            return self.vectorizer.fit_transform(self.records["input"].to_list())
+        except ValueError:
+            least = f"model.min_count={model['min_count']}"
+            raise DataError(f"model=tfidf: no word stands in so many texts of train ({least}); set it to 1") from None
 
     def _regressed(self, records: pl.DataFrame) -> np.ndarray:
         return self.regression.predict_proba(self.vectorizer.transform(records["input"].to_list()))

@@ -14,7 +14,7 @@ from stepladder.levels import finetune
 from stepladder.settings import Settings, resolve, speed
 
 NUM_CHECKS = 4  # validations over the pretraining
-NUM_HELD_OUT = 500  # records of the corpus's val part that measure it
+NUM_HELD_OUT = 500  # texts, evenly spread over the corpus's val part, that measure it
 
 
 class Level(finetune.Level):
@@ -25,7 +25,9 @@ class Level(finetune.Level):
         if corpus is None:
             raise ConfigError("corpus: level=pretrain needs one; name a data set, for example corpus=plain_english")
         self.base = state / "pretrained"
-        before = self._pretrain(_texts(corpus["train"]), _texts(corpus["val"])[:NUM_HELD_OUT], state=state, log=log)
+        held_out = _texts(corpus["val"])
+        held_out = held_out.gather_every(max(1, len(held_out) // NUM_HELD_OUT)).head(NUM_HELD_OUT)
+        before = self._pretrain(_texts(corpus["train"]), held_out, state=state, log=log)
         facts = super().fit(train, val, state=state / "specialise", log=log)
         facts["pretraining"] = before
         return facts
