@@ -304,6 +304,35 @@ def test_the_bytes_of_train_give_bits_to_every_text(choose):
     assert found["bits"][0] == pytest.approx(-math.log2(3 / 259) - 2 * math.log2(1 / 259))
 
 
+def test_a_prompted_model_in_bf16_keeps_float32_positions_and_answers_nearly_the_same(tiny, choose, tmp_path):
+    import torch
+
+    found, train = {}, data("classification", 40)
+    for precision in ("32-true", "bf16-true"):
+        level = levels.load("prompt")(choose("prompt", "llama", trainer={"precision": precision}), base=tiny / "llama")
+        level.fit(train, train, state=tmp_path, log=print)
+        found[precision] = level.predict(train)["probabilities"].struct.unnest().to_numpy()
+        level.save(tmp_path / precision)
+        again = levels.load("prompt").load(tmp_path / precision)
+        assert again.answerer.model.dtype == {"32-true": torch.float32, "bf16-true": torch.bfloat16}[precision]
+        assert again.answerer.model.model.rotary_emb.inv_freq.dtype == torch.float32
+        assert again.predict(train)["probabilities"].struct.unnest().to_numpy() == pytest.approx(found[precision])
+    assert found["bf16-true"] == pytest.approx(found["32-true"], abs=0.1)
+    assert (found["bf16-true"] != found["32-true"]).any()
+
+
+@pytest.mark.parametrize(("able", "trained", "chosen"), [
+    (True, True, "bf16-mixed"), (True, False, "bf16-true"), (False, True, "32-true"), (False, False, "32-true"),
+])  # fmt: skip
+def test_precision_follows_the_device_and_whether_weights_are_trained(monkeypatch, able, trained, chosen):
+    from stepladder import settings
+
+    monkeypatch.setattr(settings.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(settings.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able, "amx_bf16": False})
+    assert settings.resolve("auto", trained=trained) == chosen
+    assert settings.resolve("32-true", trained=trained) == "32-true"
+
+
 def test_an_unknown_level_names_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'finetune'"):
         levels.load("fintune")

@@ -17,7 +17,7 @@ import polars as pl
 from stepladder import models, objectives, pooled, store, training
 from stepladder.errors import IntegrityError
 from stepladder.prompts import Prompt
-from stepladder.settings import Settings, resolve, speed
+from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
 KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
@@ -89,10 +89,10 @@ class LanguageLevel:
         return level
 
 
-def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None):
+def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None, precision: str = "32-true"):
     """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
     if form == "causal":
-        return models.causal(folder)
+        return models.causal(folder, dtype=dtype(precision))
     return (pooled if form == "pooled" else models).classifier(folder, labels, seed=seed)
 
 
@@ -132,7 +132,8 @@ def load(folder: Path) -> Answerer:
     """Return the Answerer that was saved in `folder`."""
     saved = read(folder)
     base = store.root() / saved["base"] if saved["base"] else folder
-    model = open_model(saved["form"], base, saved["labels"], seed=0 if saved["base"] else None)
+    seed, precision = 0 if saved["base"] else None, saved["inference"]["precision"]
+    model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision)
     if saved["form"] == "pooled":
         model.load_head(folder)
     elif saved["adapter"]:

@@ -1,4 +1,4 @@
-"""Models: open tokenizers and weights from a folder, or build new ones; always in fp32 and in eval mode.
+"""Models: open tokenizers and weights from a folder, or build new ones; in eval mode, and in fp32 unless told.
 
 No code of a model's author is ever run (trust_remote_code False) and no pickle is ever read (use_safetensors True).
 """
@@ -68,10 +68,10 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrain
     return model.eval()
 
 
-def causal(folder: Path) -> PreTrainedModel:
+def causal(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the language model; raises IntegrityError when any of its weights is missing."""
     with opening(folder):
-        model, report = AutoModelForCausalLM.from_pretrained(folder, **STRICT)
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **STRICT | {"dtype": dtype})
     require_backbone(folder, model, report, fresh_head=False)
     return model.eval()
 

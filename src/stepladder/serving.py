@@ -34,7 +34,8 @@ class Answers(mlflow.pyfunc.PythonModel):
         self.tokenizer.padding_side = "left" if self.saved["form"] == "causal" else "right"
         kind = CLASSES[self.saved["form"]]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(self.device)
+        dtype = torch.bfloat16 if self.saved["inference"]["precision"] == "bf16-true" else torch.float32
+        self.model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype).eval().to(self.device)
         head = folder / "head.safetensors"
         self.head = load_file(head, device=self.device) if self.saved["form"] == "pooled" else None
 

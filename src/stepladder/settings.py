@@ -28,14 +28,24 @@ class Settings:
     scheduler: dict = dataclasses.field(default_factory=dict)
 
 
-def resolve(precision: str) -> str:
-    """Return the precision to use: `auto` is bf16 autocast where the device computes in bf16, else float32."""
+def resolve(precision: str, *, trained: bool = True) -> str:
+    """Return the precision to use: `auto` is bf16 where the device computes in it, else float32.
+
+    Weights that are trained stay in float32 (bf16-mixed: autocast); those that only answer are bf16 (bf16-true).
+    """
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    units = torch.cpu.get_capabilities()
-    return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        units = torch.cpu.get_capabilities()
+        able = units.get("avx512_bf16") or units.get("amx_bf16")
+    return ("bf16-mixed" if trained else "bf16-true") if able else "32-true"
+
+
+def dtype(precision: str) -> torch.dtype:
+    """Return the type of the weights at a precision."""
+    return torch.bfloat16 if precision == "bf16-true" else torch.float32
 
 
 def of(sections: dict) -> Settings:

@@ -265,8 +265,8 @@ def _watched(monitor: str, task: str) -> tuple[str, str]:
 
 def _sorted_loader(examples: list[dict], objective, settings: Settings) -> DataLoader:
     ordered = sorted(examples, key=lambda e: -e["length"])
-    options = {"batch_size": settings.eval_batch_size, "num_workers": settings.num_workers}
-    return DataLoader(ordered, collate_fn=objective.collate, **options)
+    size = settings.eval_batch_size
+    return DataLoader(ordered, size, collate_fn=objective.collate, num_workers=settings.num_workers)
 
 
 def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **options) -> lightning.Trainer:
@@ -277,7 +277,7 @@ def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **option
     said = progress.callbacks(settings.log_every_s)
     return lightning.Trainer(
         devices=1,
-        precision=settings.precision,
+        precision=settings.precision.replace("bf16-true", "32-true"),  # such weights need nothing of Lightning
         logger=False,
         callbacks=[*callbacks, *said],
         enable_model_summary=False,

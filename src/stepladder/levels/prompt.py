@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, models, prompts, store
+from stepladder import answering, models, prompts, settings, store
 from stepladder.errors import ConfigError
 from stepladder.prompts import Prompt
 
@@ -15,7 +15,9 @@ class Level(answering.LanguageLevel):
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
         task, labels = self.sections["task"], answering.labels(self.sections["task"], train)
-        model, tokenizer = models.causal(self.base), models.tokenizer(self.base)
+        precision = settings.resolve(self.sections["trainer"]["precision"], trained=False)
+        model = answering.open_model("causal", self.base, labels, seed=None, precision=precision)
+        tokenizer = models.tokenizer(self.base)
         longest = models.longest(model, tokenizer)
         prompt = self._prompt(train, labels, tokenizer, longest)
         description = answering.describe(
@@ -25,7 +27,7 @@ class Level(answering.LanguageLevel):
             objective=answering.objective(self.sections),
             prompt=prompt,
             decoding=answering.decoding(self.sections["decoding"], train),
-            inference=self.sections["trainer"],
+            inference=self.sections["trainer"] | {"precision": precision},
             longest=longest,
             base=store.shown(self.base),
         )
