@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, records, search, splits
+from stepladder import candidates, compose, dialects, records, search, splits
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     opened, read = [], records.read
     monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
     sweep = {
-        "parameters": {"optimizer.learning_rate": [1e-12, 0.02], "trainer.gradient_clip": [1.0, None]},
+        "parameters": {"optimizer.learning_rate": [1e-12, 0.02], "trainer.gradient_clip": [0.5, None]},
         "max_rows": 32, "max_epochs": 3,
     }  # fmt: skip
     config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
@@ -66,6 +66,21 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     assert "trial 4 of 4" in capsys.readouterr().out
     assert json.loads(Path("runs", "lora", "sweep.json").read_text())["num_trials"] == 4
     assert not Path("state", "sweep", "lora").exists()
+
+
+def searching(**parameters) -> dict:
+    """Return a composed candidate, LoRA on MiniLM, that searches these keys."""
+    row = {"level": "finetune", "model": "minilm", "sweep": "lora", "set": {"sweep": {"parameters": parameters}}}
+    return compose.candidate("lora", dialects.read(compose.CONF.parent / "params.yaml") | {"candidates": {"lora": row}})
+
+
+def test_a_winning_option_brings_along_the_sections_that_it_switches(place, monkeypatch):
+    monkeypatch.setattr(search, "_tried", lambda config, point, *_: {"score": point["method"] == "full", "loss": 0.0})
+    config = searching(method=["lora", "full"])
+    search.grid(config, compose.trial)
+    found, won = candidates.tuned(config), compose.compose(["method=full"])
+    assert (found["method"], found["optimizer"]) == ({"name": "full"}, won["optimizer"])
+    assert {name for name in found if found[name] != config[name]} == {"method", "optimizer"}
 
 
 def test_a_candidate_without_a_sweep_keeps_what_it_has(place, choose):

@@ -27,8 +27,7 @@ def grid(config: dict, trial: Trial) -> None:
     sections = {}
     if rows:
         best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
-        won = trial(config, _changes(best))
-        sections = {group: won[group] for group in sorted({key.split(".")[0] for key in keys})}
+        sections = _changed(trial(config, []), trial(config, _changes(best)))
         print(f"best of {len(rows)} trials: {best}", flush=True)
     records.write_text(yaml.safe_dump({"sections": sections}, sort_keys=False), Path("tuned", f"{name}.yaml"))
     table = pl.DataFrame(rows) if rows else pl.DataFrame(schema={"score": pl.Float64})
@@ -56,6 +55,11 @@ def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
         score = metrics.load(metric).compute(level.predict(val))
     print(f"trial {place}: {point} -> val/{metric} {score:.4f}", flush=True)
     return {**point, "score": score, "loss": told["val/loss", facts["best_step"]]}
+
+
+def _changed(own: dict, won: dict) -> dict:
+    """Return the winner's sections, whole, that differ from the candidate's own: an option may switch others along."""
+    return {name: won[name] for name in won if name not in candidates.UNTRACKED and won[name] != own[name]}
 
 
 def _changes(point: dict) -> list[str]:
