@@ -5,7 +5,7 @@ import shutil
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from ruamel.yaml import YAML
@@ -41,10 +41,10 @@ def test_every_composed_file_has_the_same_top_level_keys(params):
 
 def test_a_trial_is_composed_inside_a_running_hydra_as_it_is_outside(params):
     lora = compose.candidate("lora", params)
-    outside = compose.trial(lora, ["optimizer.learning_rate=0.0007"])
+    outside = compose.trial(lora, {"optimizer.learning_rate": 0.0007})
     compose._loader.cache_clear()
     with hydra.initialize_config_dir(str(compose.CONF.resolve()), version_base="1.3"):
-        assert compose.trial(lora, ["optimizer.learning_rate=0.0007"]) == outside
+        assert compose.trial(lora, {"optimizer.learning_rate": 0.0007}) == outside
 
 
 def test_a_value_in_set_reaches_its_section_and_no_other_row(params):
@@ -81,16 +81,23 @@ def test_labels_that_look_like_numbers_stay_text(params):
 
 def test_a_trial_is_the_candidate_with_words_on_top(params):
     base = compose.candidate("lora", params)
-    changed = compose.trial(base, ["optimizer.learning_rate=0.002"])
+    changed = compose.trial(base, {"optimizer.learning_rate": 0.002})
     assert changed["optimizer"]["learning_rate"] == 0.002
     assert changed["method"] == base["method"]
-    assert compose.trial(base, [])["overrides"] == base["overrides"]
+    assert compose.trial(base, {})["overrides"] == base["overrides"]
 
 
 def test_a_trial_with_another_option_starts_from_its_file(params):
-    changed = compose.trial(compose.candidate("lora", params), ["method=full"])
+    changed = compose.trial(compose.candidate("lora", params), {"method": "full"})
     assert changed["method"] == {"name": "full"}
     assert changed["optimizer"]["learning_rate"] == 5e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(SALT.filter(lambda text: "${" not in text))
+def test_a_text_that_a_sweep_chooses_reaches_the_trial(params, text):
+    changed = compose.trial(compose.candidate("zero_shot", params), {"prompt.template": text, "prompt": "few_shot"})
+    assert (changed["prompt"]["template"], changed["prompt"]["name"]) == (text, "few_shot")
 
 
 def test_options_hold_the_sections_that_a_sweep_may_choose(tmp_path, params, monkeypatch):

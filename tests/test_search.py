@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, compose, dialects, records, search, splits
+from stepladder import candidates, compose, dialects, levels, records, search, splits
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -28,16 +28,15 @@ def place(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trial(config: dict, changes: list[str]) -> dict:
-    """Change dotted keys, as composing again with Hydra's overrides does."""
+def trial(config: dict, changes: dict) -> dict:
+    """Change dotted keys, as composing again with these words on top does."""
     found = json.loads(json.dumps(config))
-    for change in changes:
-        key, value = change.split("=", 1)
+    for key, value in changes.items():
         *groups, last = key.split(".")
         section = found
         for group in groups:
             section = section[group]
-        section[last] = json.loads(value)
+        section[last] = value
     return found
 
 
@@ -103,6 +102,45 @@ def test_the_first_of_equal_scores_wins_in_the_direction_of_the_metric(metric, b
     assert search._best([0.5, 0.7, 0.2, 0.7, 0.2], metric) == best
 
 
-def test_overrides_say_numbers_and_nothing_in_the_words_of_the_grammar():
-    changes = search._changes({"a": None, "b": True, "c": 1e-05, "d": "lora", "e": [1, 2]})
-    assert changes == ["a=null", "b=true", "c=1e-05", "d=lora", "e=[1, 2]"]
+@pytest.fixture
+def seen(monkeypatch) -> list[dict]:
+    """Let a level that learns nothing stand in for each; the sections and the number of train rows of each fit."""
+    found = []
+
+    class Level:
+        def __init__(self, sections, *, base):
+            self.sections = sections
+
+        def fit(self, train, val, *, state, log, corpus):
+            found.append({**self.sections, "num_rows": len(train)})
+            for name in ("accuracy", "loss"):
+                log(f"val/{name}", 0.5, 1, 1)
+            return {"best_step": 1}
+
+    monkeypatch.setattr(levels, "load", lambda name: Level)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limits", "own", "expected"),
+    [
+        ({"max_rows": None, "max_epochs": None}, None, (48, 1)),
+        ({"max_rows": None, "max_epochs": 2}, 16, (16, 2)),
+        ({"max_rows": 16, "max_epochs": 1}, 32, (16, 1)),
+        ({"max_rows": 32, "max_epochs": 1}, 16, (16, 1)),
+    ],
+)
+def test_a_trial_is_as_long_as_the_sweep_says_and_sees_no_row_beyond_the_candidates(
+    place, choose, seen, limits, own, expected
+):
+    sweep = {"parameters": {"optimizer.learning_rate": [1e-3]}, **limits}
+    config = choose("finetune", "bert", data={"max_rows": own})
+    search.grid({**config, "candidate": "lora", "sweep": sweep}, trial)
+    assert [(each["num_rows"], each["trainer"]["max_epochs"]) for each in seen] == [expected]
+
+
+def test_texts_and_lists_are_values_of_one_key_and_reach_the_trials_as_they_are(place, seen):
+    modules = ["all-linear", ["query", "it's"]]
+    search.grid(searching(**{"method.target_modules": modules}), compose.trial)
+    assert [each["method"]["target_modules"] for each in seen] == modules
+    assert len(pl.read_parquet("reports/trials/lora.parquet")) == 2

@@ -64,14 +64,15 @@ def candidate(name: str, params: dict) -> dict:
     return found | {"options": _options(found)}
 
 
-def trial(composed: dict, changes: list[str]) -> dict:
-    """Return the candidate composed again with Hydra overrides on top; another option of a group starts from its file.
+def trial(composed: dict, changes: dict) -> dict:
+    """Return the candidate composed again with {key: value} on top; another option of a group starts from its file.
 
     Raises ConfigError with Hydra's reason where they cannot be composed.
     """
-    chosen = {change.split("=")[0] for change in changes if change not in composed["overrides"]} & set(GROUPS)
+    said = overrides([Word("sweep", key, value) for key, value in changes.items()])
+    chosen = {key for key in changes if key in GROUPS and f"{key}={changes[key]}" not in composed["overrides"]}
     kept = [own for own in composed["overrides"] if not own.lstrip("+").startswith(tuple(f"{key}." for key in chosen))]
-    return _complete([*kept, *changes]) | {"options": composed["options"]}
+    return _complete([*kept, *said]) | {"options": composed["options"]}
 
 
 def dataset(name: str, params: dict) -> dict:
@@ -237,7 +238,7 @@ def _options(composed: dict) -> dict:
     found: dict = {}
     parameters = (composed["sweep"] or {}).get("parameters", {})
     for group, option in ((key, option) for key in parameters if key in GROUPS for option in parameters[key]):
-        other = trial(composed, [f"{group}={option}"])
+        other = trial(composed, {group: option})
         for section in GROUPS:
             if section == group or other[section] != composed[section]:
                 found.setdefault(section, {})[option if section == group else f"{group}={option}"] = other[section]

@@ -1,7 +1,6 @@
 """Search: every combination of a sweep's values, fitted on a sample of train and judged on val; test is never read."""
 
 import itertools
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 
 from stepladder import candidates, levels, metrics, records, runs, store
 
-Trial = Callable[[dict, list[str]], dict]  # composes a candidate again with more overrides
+Trial = Callable[[dict, dict], dict]  # composes a candidate again with {key: value} on top
 
 
 def grid(config: dict, trial: Trial) -> None:
@@ -27,7 +26,7 @@ def grid(config: dict, trial: Trial) -> None:
     sections = {}
     if rows:
         best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
-        sections = _changed(trial(config, []), trial(config, _changes(best)))
+        sections = _changed(trial(config, {}), trial(config, best))
         print(f"best of {len(rows)} trials: {best}", flush=True)
     records.write_text(yaml.safe_dump({"sections": sections}, sort_keys=False), Path("tuned", f"{name}.yaml"))
     table = pl.DataFrame(rows) if rows else pl.DataFrame(schema={"score": pl.Float64})
@@ -35,10 +34,8 @@ def grid(config: dict, trial: Trial) -> None:
 
 
 def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
-    sweep, files = config["sweep"], candidates.inputs(config)
-    short = {"data.max_rows": sweep["max_rows"], "trainer.max_epochs": sweep["max_epochs"]}
-    sections = trial(config, _changes({**short, **point}))
-    train = candidates.sample(files.read("train"), sweep["max_rows"], sections["seed"])
+    files, sections = candidates.inputs(config), trial(config, _short(config) | point)
+    train = candidates.sample(files.read("train"), sections["data"]["max_rows"], sections["seed"])
     state = store.root() / "state" / "sweep" / f"{config['candidate']}-{candidates.key(sections, files.files)}"
     shutil.rmtree(state, ignore_errors=True)
     told = {}
@@ -54,17 +51,20 @@ def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
     if score is None:  # texts are not written at every validation
         score = metrics.load(metric).compute(level.predict(val))
     print(f"trial {place}: {point} -> val/{metric} {score:.4f}", flush=True)
-    return {**point, "score": score, "loss": told["val/loss", facts["best_step"]]}
+    shown = {key: str(value) if isinstance(value, list | dict) else value for key, value in point.items()}
+    return {**shown, "score": score, "loss": told["val/loss", facts["best_step"]]}
+
+
+def _short(config: dict) -> dict:
+    """Return what makes a trial short: never more rows than the candidate's own, and null is the candidate's own."""
+    sweep, rows = config["sweep"], [config["sweep"]["max_rows"], config["data"]["max_rows"]]
+    short = {"data.max_rows": min(filter(None, rows), default=None), "trainer.max_epochs": sweep["max_epochs"]}
+    return {key: value for key, value in short.items() if value is not None}
 
 
 def _changed(own: dict, won: dict) -> dict:
     """Return the winner's sections, whole, that differ from the candidate's own: an option may switch others along."""
     return {name: won[name] for name in won if name not in candidates.UNTRACKED and won[name] != own[name]}
-
-
-def _changes(point: dict) -> list[str]:
-    """Return Hydra overrides; words are choices of a group or plain text, everything else is written as JSON."""
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in point.items()]
 
 
 def _best(scores: list[float], metric: str) -> int:
