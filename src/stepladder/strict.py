@@ -30,25 +30,29 @@ def params(path: Path) -> dict:
     return table
 
 
-def composed_file(path: Path) -> None:
-    """Check that a composed file is there, is plain and names allowed targets only; raises ConfigError."""
+def composed_file(path: Path) -> dict:
+    """Return a composed file; raises ConfigError unless it is there, is plain and names allowed targets only."""
     if not path.is_file():
         raise ConfigError(f"{path} is not there; run: dvc repro configure")
     content, known = dialects.read(path), schema.targets()
     found = [f"{key} is refused in a composed file" for key in sorted(content.keys() & {"hydra", "defaults"})]
     targets = [value for key, value in leaves(content) if key.endswith("_target_") and value not in known]
     refuse([f"{path}: {fault}" for fault in [*found, *(unknown("_target_", value, known) for value in targets)]])
+    return content
 
 
-def faults(words: list[Word], owner: str, *, only_data: bool = False) -> list[str]:
-    """Return one line for each fault of a candidate: its choices, its keys and values, what its sections demand."""
+def faults(words: list[Word], owner: str, *, read: tuple[str, ...] = compose.GROUPS) -> list[str]:
+    """Return one line for each fault of a candidate: its choices, its keys and values, what its sections demand.
+
+    Of a stage that reads some sections alone, these are looked at; without `level` they make no candidate.
+    """
     chosen, values = [word for word in words if "." not in word.key], [word for word in words if "." in word.key]
     found = [problem for word in chosen for problem in _option(word)]
     if found:  # it cannot be composed: the values may stand in whichever shape their section takes
         found += [problem for word in values for problem in schema.leaf(word.key, word.value)]
     else:
         try:
-            found = _together(compose.compose(compose.overrides(chosen)), values, owner, only_data)
+            found = _together(compose.compose(compose.overrides(chosen)), values, owner, read)
         except ConfigError as error:
             return [f"{owner}: {error}"]
     return [_line(key, text, words, owner) for key, text in found]
@@ -119,7 +123,7 @@ def _composed(table: dict, path: str) -> list[str]:
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
     for name in table["datasets"] if isinstance(table.get("datasets"), list) else ():
         words = compose.of_data(name, table, path=path)
-        found += faults(words, f"{path}: datasets: {name}", only_data=True)
+        found += faults(words, f"{path}: datasets: {name}", read=compose.OF_DATA)
     return found
 
 
@@ -133,12 +137,12 @@ def _option(word: Word) -> list[Problem]:
     return [] if word.value in known else [(word.key, unknown(word.key, word.value, known))]
 
 
-def _together(composed: dict, values: list[Word], owner: str, only_data: bool) -> list[Problem]:
+def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, ...]) -> list[Problem]:
     """Put the values where Hydra will put them; return what is wrong with them, with the sections, between them."""
     told = {word.key: text for word in values if (text := compose.place(word, composed))}
-    sections = compose.OF_DATA if only_data else [name for name in compose.GROUPS if composed[name] is not None]
+    sections = [name for name in read if composed[name] is not None]
     told |= {key: text for name in sections for key, text in schema.problems(name, composed[name])}
-    if told or only_data:
+    if told or "level" not in read:
         return list(told.items()) or rules.of_data(composed)
     own = {word.key for word in values if word.place.startswith(owner)}
     return rules.of_data(composed) or rules.of_candidate(composed) or rules.without_effect(composed, own)

@@ -5,37 +5,56 @@ python -m pipelines.train method=lroa method.r=0     two lines, exit code 2: the
 
 import itertools
 import re
+from pathlib import Path
 
 from stepladder import compose, schema, shipped, strict
 from stepladder.compose import Word
 from stepladder.errors import ConfigError
 
-READS = dict.fromkeys(("prepare", "split"), compose.OF_DATA)  # the other stages read all sections
+OF_DATA = ("seed", *compose.OF_DATA, "runtime")
+READS = {  # the sections of a run by hand; the other stages want a composed file
+    "fetch": ("data", "model", "runtime"),
+    "prepare": OF_DATA,
+    "split": OF_DATA,
+    "train": tuple(name for name in schema.table()["sections"] if name not in ("candidate", "sweep", "gate")),
+}
+CANDIDATE, DATA, ALL = "build -cn <candidate>", "build/data -cn <data set>", "build/compare -cn compare"
+FILES = {"prepare": DATA, "split": DATA, "assign": ALL, "compare": ALL, "register": ALL}  # the others: CANDIDATE
 MAX_COMPOSITIONS = 16  # of one command line with -m that are looked at
 PLACE = "command line"
 
 
 def check(typed: list[str], *, stage: str, many: bool = False) -> None:
     """Raise ConfigError with one line for each fault in the words typed after a stage; `many` (-m) allows sweeps."""
+    if stage not in READS:
+        raise ConfigError(f"{stage} reads a composed file; {_command(stage)}")
     words, found = _words(typed, many)
     found += shipped.problems()
-    read = READS.get(stage)
-    for word in (first for first, *_ in words if read and first.section in compose.GROUPS):
-        if word.section not in (*read, "runtime"):
+    read = READS[stage]
+    for word in (first for first, *_ in words):
+        if word.section in schema.table()["sections"] and word.section not in read:
             found.append(f"{word.place}: {stage} never reads {word.section}; it reads {', '.join(read)}")
     for combination in _combinations(words):
-        found += strict.faults(combination, PLACE, only_data=bool(read))
+        found += strict.faults(combination, PLACE, read=read)
     strict.refuse(found)
 
 
-def check_composed(typed: list[str], name: str) -> None:
-    """Raise ConfigError unless the words behind a composed file are Hydra's settings or `runtime` alone."""
+def check_composed(typed: list[str], file: Path, *, stage: str) -> None:
+    """Raise ConfigError unless the composed file is one for the stage, and the words settings of Hydra or `runtime`."""
+    content = strict.composed_file(file)
+    kind = ALL if "candidates" in content else CANDIDATE if "candidate" in content else DATA
+    if stage != "fetch" and kind != FILES.get(stage, CANDIDATE):
+        raise ConfigError(f"{file} is not for {stage}; {_command(stage)}")
     words, found = _words(typed, False)
     for word in (first for first, *_ in words):
-        composed = [("", f"build/{name}.yaml is composed already; edit params.yaml instead")]
+        composed = [("", f"{file} is composed already; edit params.yaml instead")]
         told = schema.leaf(word.key, word.value) if word.section == "runtime" else composed
         found += [f"{word.place}: {text}" for _, text in told]
     strict.refuse(found)
+
+
+def _command(stage: str) -> str:
+    return f"type: python -m pipelines.{stage} -cd {FILES.get(stage, CANDIDATE)}"
 
 
 def _words(typed: list[str], many: bool) -> tuple[list[list[Word]], list[str]]:
