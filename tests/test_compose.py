@@ -5,7 +5,7 @@ import shutil
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from ruamel.yaml import YAML
@@ -112,6 +112,7 @@ def test_options_hold_the_sections_that_a_sweep_may_choose(tmp_path, params, mon
     assert options["optimizer"]["method=full"]["learning_rate"] == 5e-5
 
 
+@example("\\\n")
 @given(
     st.recursive(
         SALT | st.integers() | st.booleans() | st.none(), lambda inner: st.lists(inner, max_size=3), max_leaves=5

@@ -207,7 +207,7 @@ def plain(config) -> dict:
 def literal(value) -> str:
     """Return a value in Hydra's override grammar; ConfigError for what that grammar cannot say."""
     if isinstance(value, str):
-        escaped = re.sub(r"(\\+)('|$)", r"\1\1\2", value).replace("'", "\\'")
+        escaped = re.sub(r"(\\+)('|\Z)", r"\1\1\2", value).replace("'", "\\'")
         return f"'{escaped}'"
     if isinstance(value, list):
         return f"[{','.join(map(literal, value))}]"
