@@ -183,6 +183,22 @@ candidates: {{majority: {{level: baseline, model: majority}}, x: {row}}}
         (conf / group / "added.yaml").unlink()
 
 
+def test_a_further_data_set_whose_file_dvc_does_not_track_is_refused(conf, tmp_path):
+    text = (conf / "data" / "csv.yaml").read_text().replace("name: csv", "name: added").replace("???", "/tmp/a.csv")
+    (conf / "data" / "added.yaml").write_text(text)
+    (tmp_path / "params.yaml").write_text("""seed: 1
+data: reviews
+datasets: [added]
+set: {}
+candidates: {majority: {level: baseline, model: majority}}
+""")
+    with pytest.raises(
+        ConfigError, match=r"params.yaml: datasets.added: data.path: '/tmp/a.csv' lies outside data/raw/"
+    ):
+        strict.params(tmp_path / "params.yaml")
+    (conf / "data" / "added.yaml").unlink()
+
+
 def test_faults_of_conf_are_told_along_with_those_of_a_person(conf, tmp_path):
     (conf / "scheduler" / "added.yaml").write_text("name: linear\nwarmup_shar: 0.1\n")
     (tmp_path / "params.yaml").write_text("sed: 1\n")

@@ -195,6 +195,20 @@ def test_two_lines_make_own_data_work(tmp_path):
     assert faults(tmp_path, rows, data="csv", set={"data": {"path": "data/raw/mine.csv"}}) == []
 
 
+@pytest.mark.parametrize(
+    "path", ["/home/me/mine.csv", "mine.csv", "../mine.csv", "data/raw/../mine.csv", "data/rawer/a.csv"]
+)
+def test_a_file_that_dvc_does_not_track_is_refused_in_the_table_and_fine_by_hand(tmp_path, path):
+    (line,) = faults(tmp_path, data="csv", set={"data": {"path": path}})
+    assert line.startswith(f"params.yaml: set.data.path: {path!r} ") and "put it into data/raw/" in line
+    assert typed_faults("data=csv", f"data.path={path}") == []
+
+
+@pytest.mark.parametrize("path", ["data/raw", "data/raw/a/b c.csv", "./samples/reviews.csv", "data/raw/../raw/a.csv"])
+def test_a_file_that_dvc_tracks_is_accepted(tmp_path, path):
+    assert faults(tmp_path, data="csv", set={"data": {"path": path}}) == []
+
+
 def shipped_table_with(leaf: str) -> str:
     lines = [line for line in (ROOT / "params.yaml").read_text().splitlines() if not line.startswith("set:")]
     return "\n".join([*lines, f"set: {leaf}", ""])

@@ -104,7 +104,8 @@ def of_candidate(name: str, params: dict, path: str = "params.yaml") -> list[Wor
 
 def of_data(name: str, params: dict, *, sections=OF_DATA, path: str = "params.yaml") -> list[Word]:
     """Return the words that make a data set or the comparison; the common `set` is for the scored data set."""
-    made = [Word(f"{path}: seed", "seed", params["seed"]), Word(f"{path}: data", "data", name)]
+    place = "data" if name == params["data"] else f"datasets.{name}"
+    made = [Word(f"{path}: seed", "seed", params["seed"]), Word(f"{path}: {place}", "data", name)]
     return made + (_common(made, params, path, sections) if name == params["data"] else [])
 
 

@@ -3,6 +3,7 @@
 params.yaml: candidates.lora.set.method.rr: No key named 'rr'. Did you mean 'r'? Known: alora_invocation_tokens, ...
 """
 
+import os
 from pathlib import Path
 
 from stepladder import compose, dialects, rules, schema, shipped
@@ -11,6 +12,7 @@ from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
 
 RESERVED = ("compare", "config", "data")  # names of files and folders beside those of the candidates
+TRACKED = ("data/raw/", "samples/")  # `deps` of stage prepare
 
 
 def params(path: Path) -> dict:
@@ -121,10 +123,20 @@ def _composed(table: dict, path: str) -> list[str]:
     for word in compose.nested(table.get("set") or {}, f"{path}: set"):
         told = schema.leaf(word.key, word.value) or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
-    for name in table["datasets"] if isinstance(table.get("datasets"), list) else ():
+    for name in (table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())):
         words = compose.of_data(name, table, path=path)
-        found += faults(words, f"{path}: datasets: {name}", read=compose.OF_DATA)
+        found += faults(words, path, read=compose.OF_DATA) or _untracked(words, path)
     return found
+
+
+def _untracked(words: list[Word], owner: str) -> list[str]:
+    """DVC tracks the folders data/raw/ and samples/: an edit of a file elsewhere would go unnoticed."""
+    chosen = compose.compose(compose.overrides([word for word in words if "." not in word.key]))
+    place = next((word.value for word in words if word.key == "data.path"), chosen["data"]["path"])
+    if place is None or f"{os.path.normpath(place)}/".startswith(TRACKED):
+        return []
+    reason = f"{place!r} lies outside {' and '.join(TRACKED)}, where DVC sees an edit"
+    return [_line("data.path", f"{reason}; put it into data/raw/ (a single file may be a link)", words, owner)]
 
 
 def _option(word: Word) -> list[Problem]:
