@@ -20,6 +20,7 @@ BASE = {
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
 PROMPT = {"level": "prompt", "model": "smollm2"}
+RAW = {"task": "language_modeling", "objective": "none", "prompt": "none"}
 SCRATCH = {"level": "pretrain", "model": "tiny_llama", "corpus": "plain_english"}
 GADGETS = [
     "os.system", "logging.os.system", "builtins.eval", "subprocess.run", "runpy.run_path", "shutil.rmtree",
@@ -111,6 +112,17 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         ),
         (LORA | {"method": "full", "set": {"method": {"r": 3}}}, "set.method.r", "No key named 'r'"),
         (LORA | {"model": "smollm2", "method": "frozen"}, "method", "objective: supervised, prompt: none"),
+        (LORA | {"objective": "none"}, "objective", "an encoder wants objective: supervised"),
+        (LORA | {"model": "smollm2", "objective": "none"}, "objective", "classification wants objective: response"),
+        (SCRATCH | {"objective": "none", "prompt": "none"}, "objective", "classification wants objective: response"),
+        (
+            LORA | {"model": "smollm2", "set": {"objective": {"name": "language_modeling"}}},
+            "set.objective.name",
+            "classification wants objective: response",
+        ),
+        (LORA | RAW, "task", "wants a decoder"),
+        (LORA | RAW | {"model": "smollm2", "method": "frozen"}, "method", "trains its head alone"),
+        ({"level": "baseline", "model": "tfidf", "task": "language_modeling"}, "model", "take model: majority"),
         (LORA | {"model": "tfidf"}, "model", "level finetune works with encoder or decoder"),
         (PROMPT | {"method": "lora"}, "method", "level prompt never reads method"),
         (PROMPT | {"set": {"method": {"r": 3}}}, "set.method.r", "never reads method"),
@@ -148,6 +160,10 @@ def test_a_fault_in_a_row_names_its_place_and_the_cure(tmp_path, row, place, wor
         LORA | {"set": {"method": {"+use_dora": True, "target_modules": ["query", "value"]}}},
         LORA | {"model": "smollm2", "set": {"trainer": {"batch_size": 4}, "data": {"max_rows": 100}}},
         LORA | {"model": "smollm2", "method": "frozen", "objective": "supervised", "prompt": "none"},
+        LORA | RAW | {"model": "smollm2"},
+        LORA | RAW | {"model": "smollm2", "method": "full"},
+        SCRATCH | RAW,
+        {"level": "baseline", "model": "majority", "task": "language_modeling"},
         PROMPT | {"data": "plain_english"},
         PROMPT | {"prompt": "few_shot", "set": {"prompt": {"num_shots": 2, "separator": "\n"}, "seed": 7}},
         PROMPT | {"set": {"task": {"labels": {"negative": "bad", "positive": "good"}}}},

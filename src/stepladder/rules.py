@@ -85,24 +85,31 @@ def _model(found: dict) -> list[Problem]:
         model.get("hidden_size", 0),
         model.get("num_attention_heads", 1),
     )
+    mute = model["name"] == "tfidf" and found["task"]["name"] == "language_modeling"
     other = f"{model['name']} is of kind {model['kind']}; level {level} works with {' or '.join(kinds)}"
     rules = [
         (model["kind"] not in kinds, "model", other),
+        (mute, "model", "tfidf has no answer to language_modeling; take model: majority"),
         (width % heads, "model.hidden_size", f"{width} is no multiple of num_attention_heads={heads}"),
     ]
     return _broken(rules)
 
 
 def _answers(found: dict) -> list[tuple]:
-    """A head answers (objective supervised, no prompt) or the tokens do (objective response, a prompt)."""
+    """A head answers (objective supervised, no prompt) or the tokens do (objective response, a prompt).
+
+    Raw text has neither: its objective follows from the task.
+    """
     objective, prompt = (found["objective"] or {}).get("name"), found["prompt"]
     encoder, task = found["model"]["kind"] == "encoder", found["task"]["name"]
     head, asked = objective == "supervised", objective == "response" or found["level"]["name"] == "prompt"
     frozen, modeling = (found["method"] or {}).get("name") == "frozen", task == "language_modeling"
+    aimless = found["optimizer"] and objective in (None, "language_modeling")
     wanted = "objective: supervised, prompt: none"
     bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
     return [
-        (encoder and not head, "objective", f"an encoder wants {wanted}"),
+        (encoder and not (head or modeling), "objective", f"an encoder wants {wanted}"),
+        (aimless and not (encoder or modeling), "objective", f"{task} wants objective: response (labels: or {wanted})"),
         (frozen and not (head or encoder), "method", f"a frozen decoder trains its head alone; it wants {wanted}"),
         (head and prompt, "prompt", f"a head never reads a prompt (an encoder wants {wanted})"),
         (asked and not (prompt or modeling), "prompt", "nothing asks the model; choose prompt: zero_shot"),

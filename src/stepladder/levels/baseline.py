@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stepladder.errors import ConfigError, DataError
+from stepladder.errors import DataError
 
 FILE = "stepladder.json"
 RECORDS = "records.parquet"
@@ -25,8 +25,6 @@ class Level:
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Count or regress; return how much was seen. Validation is not looked at."""
         task, model = self.sections["task"], self.sections["model"]
-        if model["name"] == "tfidf" and task["name"] == "language_modeling":
-            raise ConfigError("model=tfidf: has no answer to language modelling; take model=majority")
         counts = train["target"].value_counts(sort=True) if task["name"] != "language_modeling" else None
         self.state = {"model": model, "task": task["name"], "seed": self.sections["seed"]}
         if counts is None:
