@@ -16,6 +16,7 @@ BASE = {
     "seed": 42,
     "data": "reviews",
     "datasets": ["plain_english"],
+    "set": {},
     "candidates": {"majority": {"level": "baseline", "model": "majority"}},
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
@@ -228,6 +229,13 @@ def test_a_file_that_dvc_tracks_is_accepted(tmp_path, path):
 def shipped_table_with(leaf: str) -> str:
     lines = [line for line in (ROOT / "params.yaml").read_text().splitlines() if not line.startswith("set:")]
     return "\n".join([*lines, f"set: {leaf}", ""])
+
+
+def test_a_table_without_set_is_refused_since_dvc_tracks_that_key(tmp_path):
+    text = shipped_table_with("{}")
+    assert faults_of(tmp_path, text) == faults_of(tmp_path, text.replace("set: {}", "set:")) == []
+    told = faults_of(tmp_path, text.replace("set: {}", ""))
+    assert told == ["params.yaml: set: is missing; expected keys or {} or null"]
 
 
 @pytest.mark.parametrize("word", ["no", "on", "010", "12:30", "0o10", "2024-01-01", "09"])

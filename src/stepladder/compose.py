@@ -147,7 +147,7 @@ def place(word: Word, composed: dict) -> str:
 
 def _common(made: list[Word], params: dict, path: str, sections) -> list[Word]:
     """Return those words of the common `set` that the sections so made have a place for."""
-    found = nested(params.get("set") or {}, f"{path}: set")
+    found = nested(params["set"] or {}, f"{path}: set")
     base = compose(overrides(made)) if found else {}
     return [word for word in found if word.section in sections and not place(word, copy.deepcopy(base))]
 

@@ -25,7 +25,7 @@ def params(path: Path) -> dict:
     problems = _table(table)
     found += [f"{path}: {key}: {text}" for key, text in problems]
     places = {".".join(key.split(".")[:2]) for key, _ in problems}
-    if not any(place in schema.table()["params"] or place == "set" for place in places - {"datasets"}):
+    if not places & (schema.table()["params"].keys() - {"datasets"}):
         sound = {name: row for name, row in table["candidates"].items() if f"candidates.{name}" not in places}
         found += _composed(table | {"candidates": sound}, str(path))
     refuse(found)
@@ -120,7 +120,7 @@ def _composed(table: dict, path: str) -> list[str]:
         words = compose.of_candidate(name, table, path)
         heard |= {word.place for word in words}
         found += faults(words, f"{path}: candidates.{name}")
-    for word in compose.nested(table.get("set") or {}, f"{path}: set"):
+    for word in compose.nested(table["set"] or {}, f"{path}: set"):
         told = schema.leaf(word.key, word.value) or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
     for name in (table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())):
