@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import pkgutil
+import re
 import tarfile
 import zipfile
 from importlib import import_module
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,8 +100,8 @@ MALFORMED_CSV = {
     "empty input": (b"input,target\na,b\n ,b\n", "a.csv:3:input: empty input"),
     "empty target": (b"input,target\na,\n", "a.csv:2:target: empty target"),
     "huge field": (b"input,target\n" + b"a" * 1_000_001 + b",b\n", "a.csv:2:input: 1,000,001 bytes"),
-    "three columns": (b"text,label,more\na,b,c\n", 'set: {data: {columns: {input: "text", target: "more"}}}'),
-    "no fewer values": (b"text,label\na,b\nc,d\n", 'set: {data: {columns: {input: "text", target: "label"}}}'),
+    "three columns": (b"text,label,more\na,b,c\n", 'a.csv", columns: {input: "text", target: "more"}}}'),
+    "no fewer values": (b"text,label\na,b\nc,d\n", 'a.csv", columns: {input: "text", target: "label"}}}'),
 }
 
 
@@ -152,6 +154,15 @@ def test_of_two_columns_the_one_with_fewer_distinct_values_is_the_target(tmp_pat
         path = write(tmp_path / "a.csv", f"{header}\n{rows}")
         assert csv.columns(path, delimiter=",") == {"input": "words", "target": "verdict"}
         assert next(csv.read(path, columns=None, delimiter=",")) == {"input": "one", "target": "x"}
+
+
+def test_the_line_to_paste_keeps_where_the_data_lie(tmp_path):
+    path = write(tmp_path / "it's: a.csv", 'text,"la: bel",more\na,b,c\n')
+    line = re.search(r"params.yaml: (.*) \(columns: ", refusal(csv.columns, path, delimiter=","))[1]
+    columns = {"input": "text", "target": "more"}
+    assert yaml.safe_load(line) == {"set": {"data": {"path": str(path), "columns": columns}}}
+    said = refusal(hub.columns, tmp_path, files="**/*")  # a folder, or a snapshot that the stage fetch brought
+    assert 'set: {data: {..., columns: {input: "text", target: "more"}}}' in said
 
 
 def test_a_column_map_keeps_group_time_and_split_and_empty_ones_become_null(tmp_path):

@@ -11,7 +11,11 @@ pytestmark = pytest.mark.story
 OWN = {"data": "csv", "set": {"data": {"path": "data/raw/mine.csv"}, "gate": {"num_resamples": 200}}}
 COLUMNS = "data.columns={input: text, target: label}"
 FAULTS = {  # content, what else is typed -> what the one line names
-    "three columns": (b"text,label,more\nfine,good,1\ndull,bad,2\n", [], ["mine.csv: which column is what", '"more"']),
+    "three columns": (
+        b"text,label,more\nfine,good,1\ndull,bad,2\n",
+        [],
+        ["which column is what", "set: {data: {path:"],
+    ),
     "missing column": (b"text,labels\nfine,good\ndull,bad\nflat,bad\n", [COLUMNS], ["mine.csv", "label"]),
     "empty field": (b"text,label\nfine,good\ndull,bad\nflat,bad\nodd,\n", [], ["mine.csv:5:label: empty"]),
     "wrong encoding": ("text,label\nfine,good\ncaf\xe9,bad\n".encode("latin-1"), [], ["mine.csv", "UTF-8"]),

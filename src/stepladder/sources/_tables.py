@@ -25,10 +25,11 @@ def records(rows: Callable[[], Rows], columns: dict[str, str] | None) -> Iterato
         yield {"target": None} | {name: _value(row, name, column, place) for name, column in columns.items()}
 
 
-def choose(rows: Rows) -> dict[str, str]:
+def choose(rows: Rows, kept: str = "") -> dict[str, str]:
     """Return the column map of a table that was given none: its own names, else the rule of two columns.
 
-    With exactly two columns the one with fewer distinct values is the target. Raises DataError with the line to paste.
+    With exactly two columns the one with fewer distinct values is the target. Raises DataError with the line to paste;
+    `kept` stands in it for what `set` says of the data, where that is not the path of the rows.
     """
     place, first = next(rows)
     names = list(first)
@@ -43,13 +44,15 @@ def choose(rows: Rows) -> dict[str, str]:
         if sizes[0] != sizes[1]:
             target = names[sizes.index(min(sizes))]
             return {"input": names[1 - names.index(target)], "target": target}
-    raise DataError(f"{place.rpartition(':')[0]}: which column is what? Add to params.yaml: {_line_to_paste(names)}")
+    file = place.rpartition(":")[0]
+    line = _line_to_paste(names, kept or f"path: {json.dumps(file, ensure_ascii=False)}")
+    raise DataError(f"{file}: which column is what? Write into params.yaml: {line}")
 
 
-def _line_to_paste(names: list[str]) -> str:
+def _line_to_paste(names: list[str], kept: str) -> str:
     shown = [json.dumps(name, ensure_ascii=False) for name in names]
     guess = f"input: {shown[0]}, target: {shown[-1]}" if len(names) > 1 else f"input: {shown[0]}"
-    return f"set: {{data: {{columns: {{{guess}}}}}}} (columns: {', '.join(shown)})"
+    return f"set: {{data: {{{kept}, columns: {{{guess}}}}}}} (columns: {', '.join(shown)})"
 
 
 def _value(row: dict[str, str | None], name: str, column: str, place: str) -> str | None:

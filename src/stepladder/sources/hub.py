@@ -20,7 +20,7 @@ def read(path: Path, *, columns: dict[str, str] | None, files: str) -> Iterator[
 
 def columns(path: Path, *, files: str) -> dict[str, str]:
     """Return the column map of a snapshot that was given none; raises DataError with the line to paste."""
-    return _tables.choose(rows(path, files=files))
+    return _tables.choose(rows(path, files=files), kept="...")
 
 
 def rows(path: Path, *, files: str) -> _tables.Rows:
