@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stepladder import assets, store
+from stepladder import assets, compose, records, store
 from stepladder.errors import ConfigError, IntegrityError, MachineError, RemoteError
 
 
@@ -197,6 +197,25 @@ def test_a_hub_snapshot_is_pinned_checked_and_kept(root: Path, monkeypatch: pyte
     assert repository == "someone/model" and options["revision"] == "a" * 40
     for pickle_or_code in ("pytorch_model.bin", "model.pt", "model.pkl", "model.ckpt", "modeling.py", "model.h5"):
         assert not any(fnmatch(pickle_or_code, pattern) for pattern in options["allow_patterns"])
+
+
+def test_a_data_set_of_the_hub_is_fetched_and_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(repository: str, *, repo_type: str, local_dir: Path, **options: object) -> None:
+        asked.append((repository, repo_type))
+        (local_dir / "data").mkdir()
+        (local_dir / "data/train.csv").write_text("text,label\nfine,good\ndull,bad\nflat,bad\n")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    words = ["data=hub", "data.asset.id=someone/films", f"data.asset.revision={'a' * 40}"]
+    data, noted = compose.compose(words)["data"], root / "assets/data/hub.json"
+    assets.publish(assets.provide(data), str(noted))
+    path = records.locate(data["name"], path=data["path"], assets=noted)
+    rows, reading = records.collect(path, **{key: data[key] for key in ("source", "columns", "options")})
+    assert asked == [("someone/films", "dataset")]
+    assert [row["target"] for row in rows] == ["good", "bad", "bad"]
+    assert reading["columns"] == {"input": "text", "target": "label"}
 
 
 def test_a_local_folder_is_hashed_where_it_lies(root: Path) -> None:

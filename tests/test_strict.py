@@ -327,6 +327,27 @@ def test_a_model_of_the_hub_says_what_must_be_given(tmp_path):
     assert {line.split(": ")[2] for line in told} >= {"model.kind", "model.asset.id", "model.asset.revision"}
 
 
+HUB = {"id": "owner/name", "revision": "a" * 40}
+
+
+@pytest.mark.parametrize("changes", [{"asset": HUB}, {"asset": None, "path": "data/raw/snapshot"}])
+def test_a_data_set_of_the_hub_is_named_or_lies_in_a_folder(tmp_path, changes):
+    assert faults(tmp_path, {"lora": LORA}, data="hub", set={"data": changes}) == []
+    composed = compose.dataset("hub", BASE | {"data": "hub", "set": {"data": changes}})["data"]
+    assert composed["path"] == changes.get("path")
+    assert composed["asset"] == (
+        changes["asset"] and {"kind": "hub", "sha256": None, "licence": "see the data card"} | HUB
+    )
+
+
+@pytest.mark.parametrize("stage", ["fetch", "prepare", "split", "train"])
+def test_a_data_set_of_the_hub_is_typed(stage):
+    named = [f"data.asset.{key}={value}" for key, value in HUB.items()]
+    assert typed_faults("data=hub", *named, stage=stage) == []
+    told = typed_faults("data=hub", stage=stage)
+    assert all("must be given" in line for line in told) and len(told) == 2
+
+
 @pytest.mark.parametrize(
     "word",
     ["hydra.searchpath=[/tmp]", "+hydra.callbacks.x.y=1", "hydra.job_logging.x=1", "hydra.job.env_set.A=1",
