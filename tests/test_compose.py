@@ -69,6 +69,19 @@ def test_the_common_set_goes_to_rows_that_have_the_key_and_to_the_scored_data_se
     assert "min_score" not in compose.dataset("plain_english", table)["data"]["options"]
 
 
+def test_the_common_set_chooses_the_task_and_the_split_of_the_scored_data_set_and_a_row_its_own(params):
+    rows = {name: params["candidates"][name] for name in ("majority", "zero_shot")}
+    rows["labels"] = rows["zero_shot"] | {"task": "classification"}
+    table = params | {"set": {"task": "generation", "split": "stratified"}, "candidates": rows}
+    assert compose.candidate("zero_shot", table)["task"]["metric"] == "chrf"
+    assert compose.candidate("zero_shot", table)["decoding"]["num_beams"] == 1
+    assert compose.candidate("majority", table)["decoding"] is None
+    assert compose.candidate("labels", table)["task"]["metric"] == "accuracy"
+    assert compose.dataset("reviews", table)["task"] == compose.comparison(table)["task"]
+    assert compose.dataset("reviews", table)["split"]["name"] == "stratified"
+    assert compose.dataset("plain_english", table)["split"]["name"] == "hash"
+
+
 def test_a_map_in_set_replaces_the_one_that_is_there(params):
     table = params | {"set": {"task": {"labels": {"negative": "bad", "positive": "good"}}}}
     assert compose.candidate("zero_shot", table)["task"]["labels"] == {"negative": "bad", "positive": "good"}

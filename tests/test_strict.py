@@ -50,6 +50,24 @@ def faults_of(tmp_path, text: str) -> list[str]:
     return []
 
 
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ({"task": "genration"}, "set.task: No task named 'genration'. Did you mean 'generation'?"),
+        ({"decoding": "beam"}, "set.decoding: no candidate reads it"),
+        ({"prompt": "few_shot"}, ""),
+    ],
+)
+def test_a_choice_for_all_is_checked_once_and_must_have_a_reader(tmp_path, choice, told):
+    found = faults(tmp_path, {"zero_shot": PROMPT}, set=choice)
+    assert [told in line for line in found] == ([True] if told else [])
+
+
+def test_a_task_that_a_candidate_cannot_do_is_told_of_that_candidate(tmp_path):
+    found = faults(tmp_path, {"zero_shot": PROMPT, "lora": LORA}, set={"task": "generation"})
+    assert found and all("candidates.lora" in line for line in found)
+
+
 def typed_faults(*words, stage="train", many=False) -> list[str]:
     try:
         typed.check(list(words), stage=stage, many=many)

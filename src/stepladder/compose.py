@@ -146,10 +146,12 @@ def place(word: Word, composed: dict) -> str:
 
 
 def _common(made: list[Word], params: dict, path: str, sections) -> list[Word]:
-    """Return those words of the common `set` that the sections so made have a place for."""
-    found = nested(params["set"] or {}, f"{path}: set")
-    base = compose(overrides(made)) if found else {}
-    return [word for word in found if word.section in sections and not place(word, copy.deepcopy(base))]
+    """Return those words of the common `set` that the sections so made have a place for; a row's own choice stands."""
+    found = [word for word in nested(params["set"] or {}, f"{path}: set") if word.section in sections]
+    base, taken = compose(overrides(made)) if found else {}, {word.key for word in made}
+    chosen = [word for word in found if "." not in word.key and word.key not in taken and base.get(word.key)]
+    base = compose(overrides([*made, *chosen])) if chosen else base
+    return chosen + [word for word in found if "." in word.key and not place(word, copy.deepcopy(base))]
 
 
 def compose(made: list[str]) -> dict:

@@ -25,7 +25,8 @@ def params(path: Path) -> dict:
     problems = _table(table)
     found += [f"{path}: {key}: {text}" for key, text in problems]
     places = {".".join(key.split(".")[:2]) for key, _ in problems}
-    if not places & (schema.table()["params"].keys() - {"datasets"}):
+    whole = {place.split(".")[0] for place in places if not place.startswith("candidates.")}
+    if not whole & (schema.table()["params"].keys() - {"datasets"}):
         sound = {name: row for name, row in table["candidates"].items() if f"candidates.{name}" not in places}
         found += _composed(table | {"candidates": sound}, str(path))
     refuse(found)
@@ -89,6 +90,8 @@ def _table(table: dict) -> list[Problem]:
     scored, further, rows = table["data"], table["datasets"], table["candidates"]
     for key, name in [("data", scored), *(("datasets", name) for name in further)]:
         found += [(key, text) for _, text in _option(Word("", "data", name))]
+    for word in compose.nested(table["set"] or {}, "set"):
+        found += [(word.place, text) for _, text in _option(word)] if word.key in compose.GROUPS else []
     if len({scored, *further}) <= len(further):
         found.append(("datasets", f"a name stands twice; {scored} is the scored data set already (data:)"))
     if not any(isinstance(row, dict) and row.get("level") == "baseline" and "data" not in row for row in rows.values()):
@@ -121,7 +124,8 @@ def _composed(table: dict, path: str) -> list[str]:
         heard |= {word.place for word in words}
         found += faults(words, f"{path}: candidates.{name}")
     for word in compose.nested(table["set"] or {}, f"{path}: set"):
-        told = schema.leaf(word.key, word.value) or [("", "no candidate reads it")]
+        wrong = schema.leaf(word.key, word.value) if "." in word.key or word.key not in compose.GROUPS else []
+        told = wrong or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
     for name in (table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())):
         words = compose.of_data(name, table, path=path)
@@ -166,4 +170,6 @@ def _line(key: str, text: str, words: list[Word], owner: str) -> str:
     below = [word for word in words if word.key.startswith(f"{key}.")]
     nearest = max(above, key=lambda word: len(word.key), default=below[0] if below else None)
     place = nearest.place if nearest else owner
+    if nearest and "." not in nearest.key and ": set." in place:  # chosen for all: say whom it does not suit
+        text = f"{owner.split()[-1]}: {text}"
     return f"{place}: {text}" if place.endswith(key) else f"{place}: {key}: {text}"
