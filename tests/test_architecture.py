@@ -141,6 +141,13 @@ def test_a_stage_that_configures_depends_on_everything_it_reads():
     assert {"conf", "src"} <= set(STAGES["configure"]["deps"])
 
 
+def test_what_running_and_installing_leaves_in_src_is_no_change_of_it():
+    left = ["src/stepladder/__pycache__/errors.txt", "src/stepladder/errors.pyc", "src/stepladder.egg-info/PKG-INFO"]
+    command = [sys.executable, "-m", "dvc", "check-ignore", *left, "src/stepladder/errors.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == left, done.stderr
+
+
 def keys_read(*paths: Path) -> set[str]:
     """Return the names that files look up in a composed config: config["x"], config.get("x"), self.sections["x"]."""
     found = set()

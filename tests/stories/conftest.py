@@ -126,8 +126,9 @@ def plain(table: dict) -> str:
 
 
 def surroundings() -> dict[str, str]:
-    """Return an environment without a trace of the caller's DVC, MLflow or Hydra, on one thread."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "HYDRA_"))}
+    """Return an environment without a trace of the caller's DVC, MLflow or Hydra, on one thread, with bytecode."""
+    dropped = ("DVC_", "MLFLOW_", "HYDRA_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
     return kept | quiet | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
