@@ -1,6 +1,7 @@
 """The leaderboard: rows from files, choices on validation, an honest verdict, and files that people can read."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, verdict
+from stepladder import leaderboard, metrics, splits, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 from stepladder.report import text
@@ -33,6 +34,8 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
 
 def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
     """Write the files that the stages of the default story leave behind; return the configuration of compare."""
+    for name in ("reviews", "plain_english"):
+        data_set(root, name)
     for name in names:
         candidate(root, name, num_rows=num_rows)
     gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0}
@@ -40,6 +43,21 @@ def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: t
     config = {"seed": 42, "data": {"name": "reviews"}, "candidates": list(names), "task": task, "gate": gate}
     save(root / "build/compare/compare.yaml", config)
     return config
+
+
+def data_set(root: Path, name: str) -> None:
+    """Write the files that the stages of a data set leave behind; nothing here reads the rows in them."""
+    save(root / f"build/data/{name}.yaml", {"data": {"name": name}})
+    save(root / f"assets/data/{name}.json", {"name": name, "files": {}})
+    for part in ("records", *splits.PARTS):
+        save(root / f"data/{name}/{part}.parquet", part)
+
+
+def assigned(data: str) -> dict:
+    """Return what stage assign notes of the files of `data_set`."""
+    paths = {part: f"data/{data}/{part}.parquet" for part in splits.PARTS}
+    files = {part: {"path": path, "sha256": hashlib.sha256(part.encode()).hexdigest()} for part, path in paths.items()}
+    return {"data": data, **files, "corpus": None}
 
 
 def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None = None, data: str = "reviews") -> None:
@@ -66,7 +84,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     (root / f"state/store/models/{model}").mkdir(parents=True, exist_ok=True)
     (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
-    save(root / f"inputs/{name}.json", {"data": data})
+    save(root / f"inputs/{name}.json", assigned(data))
     save(root / f"tuned/{name}.yaml", {"sections": {}})
     cost = {"seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
     save(root / f"runs/{name}/train.json", cost)
@@ -91,9 +109,10 @@ def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
     })  # fmt: skip
 
 
-def save(path: Path, value: dict) -> None:
+def save(path: Path, value: dict | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value) if path.suffix == ".json" else yaml.safe_dump(value), encoding="utf-8")
+    write = {".json": json.dumps, ".yaml": yaml.safe_dump}.get(path.suffix, str)
+    path.write_text(write(value), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +282,31 @@ def test_the_last_lines_say_verdict_page_and_command(tmp_path) -> None:
     assert code == 1 and lines[0] == "lora failed at train; repeat it: dvc repro score@lora"
     assert lines[1].startswith("Partial, without lora: ") and len(lines) == 4
     assert (tmp_path / "reports/partial/leaderboard.png").exists()
+
+
+FAILED_DATA = {
+    "assets/data/reviews.json": "fetch_data@reviews",
+    "data/reviews/records.parquet": "prepare@reviews",
+    "data/reviews/test.parquet": "split@reviews",
+    "data/plain_english/train.parquet": "split_other@plain_english",
+}
+
+
+@pytest.mark.parametrize(("path", "stage"), FAILED_DATA.items())
+def test_a_failed_stage_of_a_data_set_is_named_and_no_older_verdict_told(tmp_path, path: str, stage: str) -> None:
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full"))
+    report.write(leaderboard.assemble(tmp_path, config), tmp_path / "reports")
+    (tmp_path / path).unlink()
+    with pytest.raises(DataError, match=f"^{path}: not there, .* repeat it: dvc repro {stage}$"):
+        leaderboard.conclude(tmp_path)
+
+
+def test_data_that_no_candidate_was_told_of_is_no_ground_for_a_verdict(tmp_path) -> None:
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full"))
+    report.write(leaderboard.assemble(tmp_path, config), tmp_path / "reports")
+    save(tmp_path / "data/reviews/test.parquet", "other rows")
+    with pytest.raises(DataError, match=r"^data/reviews/test\.parquet: not the file .*tfidf\.json.* dvc repro assign$"):
+        leaderboard.conclude(tmp_path)
 
 
 def test_verdict_is_typed_by_hand(tmp_path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import metrics, predictions, statistics, verdict
+from stepladder import metrics, predictions, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
@@ -33,6 +33,11 @@ PLOT = (  # a stage that fails leaves none of its files behind, but those of lat
     ("train", "models/{0}/stepladder.json"),
     ("train", "predictions/val/{0}.parquet"),
     *READ[2:],
+)
+OF_DATA = (
+    ("fetch_data", "assets/data/{0}.json"),
+    ("prepare", "data/{0}/records.parquet"),
+    *(("split", f"data/{{0}}/{part}.parquet") for part in splits.PARTS),
 )
 FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows", "tokens_seen", "best_epoch", "base")
 
@@ -95,9 +100,12 @@ def conclude(root: Path) -> tuple[list[str], int]:
     """Return the last lines of a run and its exit code: verdict, page, MLflow command.
 
     Where a candidate failed, or the leaderboard is older than what it was made of, a partial table is written to
-    reports/partial/, the commands come first and the code is 1.
+    reports/partial/, the commands come first and the code is 1. Raises DataError where a stage of a data set failed:
+    no candidate ran after it, and whatever they left is of older data.
     """
     config = _yaml(root / "build/compare/compare.yaml")
+    _refuse_failed_data(root, config)
+    _refuse_older_inputs(root, config)
     path, lost = root / "reports/leaderboard.json", failed(root, config["candidates"])
     board = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"inputs": None}
     complete = not lost and board["inputs"] == inputs(root, config)
@@ -111,6 +119,26 @@ def conclude(root: Path) -> tuple[list[str], int]:
         repeat = ["reports/leaderboard.* do not show the latest results; repeat: dvc repro compare"]
     page = str(path.with_suffix(".html").relative_to(root))
     return [*repeat, board["verdict"], page, MLFLOW], int(not complete)
+
+
+def _refuse_failed_data(root: Path, config: dict) -> None:
+    for name in sorted(path.stem for path in (root / "build/data").glob("*.yaml")):
+        lacking = [(stage, path.format(name)) for stage, path in OF_DATA if not (root / path.format(name)).exists()]
+        for stage, path in lacking[:1]:
+            stage = stage if name == config["data"]["name"] else f"{stage.removesuffix('_data')}_other"
+            raise DataError(f"{path}: not there, its stage failed; repeat it: dvc repro {stage}@{name}")
+
+
+def _refuse_older_inputs(root: Path, config: dict) -> None:
+    places = {name: root / f"inputs/{name}.json" for name in config["candidates"]}
+    told = {name: _json(path) for name, path in places.items() if path.exists()}  # else it failed at assign
+    found = {}
+    for name, files in told.items():
+        for file in [*(files[part] for part in splits.PARTS), *(files["corpus"] or {}).values()]:
+            path = file["path"]
+            found[path] = found.get(path) or store.sha256(root / path)
+            if found[path] != file["sha256"]:
+                raise DataError(f"{path}: not the file that inputs/{name}.json names; repeat: dvc repro assign")
 
 
 def _compared(root: Path, board: dict, rows: list[dict]) -> dict:

@@ -1,4 +1,7 @@
-"""A failing candidate: the others finish, a partial table says what is missing, and mending completes the run."""
+"""A failing candidate: the others finish, a partial table says what is missing, and mending completes the run.
+
+A failing data set: nothing runs after it, and nothing is concluded.
+"""
 
 import pytest
 
@@ -32,3 +35,12 @@ def test_one_failing_candidate_leaves_a_partial_table_and_mending_completes_it(s
     assert project.run("-m", "pipelines.verdict").code == 0
     assert not (project.path / "reports/partial").exists()
     assert len(project.json("reports/leaderboard.json")["rows"]) == len(PARAMS["candidates"]) + 1
+
+
+def test_a_failing_data_set_is_named_and_the_verdict_on_older_data_is_not_told(story, tmp_path):
+    project = story.copy(tmp_path / "repository")
+    project.edit("samples/reviews.csv", "", "one field\n")
+    assert project.run("dvc", "repro", "--keep-going").code != 0
+    verdict = project.run("-m", "pipelines.verdict")
+    assert verdict.code == 3 and verdict.out == ""
+    assert verdict.err.endswith("repeat it: dvc repro prepare@sample_reviews\n")
