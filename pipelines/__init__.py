@@ -20,7 +20,12 @@ if str(ROOT / "src") in sys.path:
 sys.path.insert(0, str(ROOT / "src"))  # a copy that DVC queues runs its own code, not the installed workspace's
 
 CONF = ROOT / "conf"
-ENVIRONMENT = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = {
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s of silence where no server answers; MLflow's own 7 take 4 minutes
+    "TOKENIZERS_PARALLELISM": "false",
+}
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM)
 INTERRUPTED, TERMINATED = 75, 143  # EX_TEMPFAIL of sysexits.h: try again; 128 + SIGTERM
 

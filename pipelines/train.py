@@ -17,7 +17,8 @@ def main(config: dict) -> float:
         from stepladder import sync
 
         scores = candidates.train(config)
-        sync.tell([config["candidate"]])
+        with sync.forgiving("what was trained is kept; to track it: python -m pipelines.sync"):
+            sync.tell([config["candidate"]])
     else:
         from hydra.core.hydra_config import HydraConfig
 

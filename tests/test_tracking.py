@@ -175,6 +175,24 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(Path("elsewhere").resolve()))
 
 
+def test_a_tracking_store_that_fails_after_training_costs_a_line_and_not_the_training(candidate, monkeypatch, capsys):
+    from pipelines import train
+    from stepladder import by_hand, candidates, conversions
+
+    monkeypatch.setattr(candidates, "fit_into", lambda *_, **given: {"accuracy": 0.8})
+    monkeypatch.setattr(candidates, "inputs", lambda config: candidates.Inputs(splits.assign("films", None), None))
+    monkeypatch.setattr(conversions, "provide", lambda model: {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://listens")
+    config = yaml.safe_load(Path("build", "lora.yaml").read_text())
+    assert train.main.__wrapped__(config) == 0.8
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: not tracked (") and "nothing://listens" in line
+    assert line.endswith("what was trained is kept; to track it: python -m pipelines.sync")
+    assert by_hand.train({**config, "candidate": None}, Path("outputs")) == {"accuracy": 0.8}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("what was trained is kept in outputs")
+
+
 def test_nested_sections_become_flat_parameters_without_the_unused():
     from stepladder import tracking
 

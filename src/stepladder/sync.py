@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +14,15 @@ from stepladder import candidates
 from stepladder.tracking import Entry, Tracker, flat
 
 TAGS = ("level", "model", "method", "data")
+
+
+@contextmanager
+def forgiving(cure: str) -> Iterator[None]:
+    """Turn a fault of the tracking store into one line on stderr: DVC deletes what a stage that failed has trained."""
+    try:
+        yield
+    except Exception as error:  # MLflow, its database and its file store each raise their own
+        print(f"warning: not tracked ({' '.join(str(error).split())}); {cure}", file=sys.stderr, flush=True)
 
 
 def tell(names: list[str]) -> dict[str, str]:
