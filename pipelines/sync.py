@@ -3,10 +3,6 @@
 python -m pipelines.sync        reads build/, models/ and metrics/; safe to repeat
 """
 
-from pathlib import Path
-
-import yaml
-
 from pipelines import plain_stage
 
 
@@ -15,9 +11,8 @@ def main() -> None:
     """Complete the runs of all candidates."""
     from stepladder import sync
 
-    compared = yaml.safe_load(Path("build", "compare", "compare.yaml").read_text())
-    told = sync.tell(compared["candidates"])
-    print(f"{len(told)} of {len(compared['candidates'])} candidates are tracked", flush=True)
+    names = sync.compared()
+    print(f"{len(sync.tell(names))} of {len(names)} candidates are tracked", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(config: dict) -> float:
 
         scores = candidates.train(config)
         with sync.forgiving("what was trained is kept; to track it: python -m pipelines.sync"):
-            sync.tell([config["candidate"]])
+            sync.tell([config["candidate"]], scored=False)
     else:
         from hydra.core.hydra_config import HydraConfig
 

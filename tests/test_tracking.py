@@ -133,7 +133,16 @@ def candidate(place, choose) -> Path:
     records.write_json(facts, Path("models", "lora", "stepladder.json"))
     line = {"name": "val/loss", "value": 0.5, "step": 3, "epoch": 0}
     records.write_text(json.dumps(line) + "\n", Path("models", "lora", "history.jsonl"))
+    for piece in ("assets/lora.json", "tuned/lora.yaml", "predictions/val/lora.parquet"):
+        records.write_text("sections: {}\n", Path(piece))
+    records.write_text(yaml.safe_dump({"candidates": ["lora", "not_trained_yet"]}), Path("build/compare/compare.yaml"))
     return place
+
+
+def scored(**test: float) -> None:
+    """Leave what evaluate and score leave."""
+    records.write_text("rows", Path("predictions", "test", "lora.parquet"))
+    records.write_json({"val": {"accuracy": 0.8}, "test": {**test, "mcc": None}}, Path("metrics", "lora.json"))
 
 
 def test_files_are_told_after_training_after_scoring_and_again_to_a_new_store(candidate, monkeypatch):
@@ -141,7 +150,7 @@ def test_files_are_told_after_training_after_scoring_and_again_to_a_new_store(ca
 
     first = sync.tell(["lora", "not_trained_yet"])
     assert list(first) == ["lora"]
-    records.write_json({"val": {"accuracy": 0.8}, "test": {"accuracy": 0.7, "mcc": None}}, Path("metrics", "lora.json"))
+    scored(accuracy=0.7)
     assert sync.tell(["lora"]) == first
     before = held(tracker(), first["lora"])
     assert before["metrics"] == {
@@ -191,6 +200,48 @@ def test_a_tracking_store_that_fails_after_training_costs_a_line_and_not_the_tra
     assert by_hand.train({**config, "candidate": None}, Path("outputs")) == {"accuracy": 0.8}
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("what was trained is kept in outputs")
+
+
+def test_verdict_completes_the_runs_where_the_registration_did_not_come_to_it(candidate, monkeypatch, capsys):
+    from pipelines import verdict
+    from stepladder import leaderboard, sync
+
+    def conclude(code: int) -> None:
+        monkeypatch.setattr(leaderboard, "conclude", lambda root: (["the last lines"], code))
+        with pytest.raises(SystemExit) as end:
+            verdict.main.__wrapped__()
+        assert end.value.code == code and capsys.readouterr().out == "the last lines\n"
+
+    run = sync.tell(["lora"])["lora"]
+    scored(accuracy=0.7)
+    conclude(1)
+    assert held(tracker(), run)["metrics"]["test/accuracy"] == 0.7
+    records.write_json({}, Path("reports", "registered.json"))
+    monkeypatch.setattr(sync, "tell", lambda names: pytest.fail("told again"))
+    conclude(0)
+
+
+@pytest.mark.parametrize("piece", ["tuned/lora.yaml", "inputs/lora.json", "build/lora.yaml"])
+def test_a_candidate_that_failed_before_it_was_trained_is_not_told_by_its_older_files(candidate, piece):
+    from stepladder import sync
+
+    scored(accuracy=0.7)
+    Path(piece).unlink()
+    assert sync.tell(["lora"]) == {}
+
+
+def test_a_model_that_was_trained_anew_is_not_told_with_the_scores_of_the_one_before(candidate, monkeypatch):
+    from pipelines import train
+    from stepladder import candidates, sync
+
+    scored(accuracy=0.7)
+    monkeypatch.setattr(candidates, "train", lambda config: {"accuracy": 0.9})
+    train.main.__wrapped__(yaml.safe_load(Path("build", "lora.yaml").read_text()))
+    (run,) = tracker().client.search_runs([tracker().experiment])
+    assert "test/accuracy" not in run.data.metrics
+    Path("predictions", "test", "lora.parquet").unlink()  # by evaluate, which then fails
+    sync.tell(["lora"])
+    assert "test/accuracy" not in held(tracker(), run.info.run_id)["metrics"]
 
 
 def test_nested_sections_become_flat_parameters_without_the_unused():

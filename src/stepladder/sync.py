@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import candidates
+from stepladder import candidates, leaderboard
 from stepladder.tracking import Entry, Tracker, flat
 
 TAGS = ("level", "model", "method", "data")
@@ -25,9 +25,17 @@ def forgiving(cure: str) -> Iterator[None]:
         print(f"warning: not tracked ({' '.join(str(error).split())}); {cure}", file=sys.stderr, flush=True)
 
 
-def tell(names: list[str]) -> dict[str, str]:
-    """Tell the tracking store of these candidates, those of them that are trained; return {name: run id}."""
-    entries = [found for name in names if (found := entry(name))]
+def compared() -> list[str]:
+    """Return the names of the candidates that the leaderboard is about."""
+    return yaml.safe_load(Path("build", "compare", "compare.yaml").read_text())["candidates"]
+
+
+def tell(names: list[str], *, scored: bool = True) -> dict[str, str]:
+    """Tell the tracking store of these candidates, those of them that are trained; return {name: run id}.
+
+    Not `scored`: what lies in metrics/ belongs to a model before this one.
+    """
+    entries = [found for name in names if (found := entry(name, scored=scored))]
     if not entries:
         return {}
     runtime = _config(names[0])["runtime"]
@@ -39,11 +47,13 @@ def tell(names: list[str]) -> dict[str, str]:
     return runs
 
 
-def entry(name: str) -> Entry | None:
-    """Return what the files say of a candidate, None before it is trained."""
-    facts_file = Path("models", name, "stepladder.json")
-    if not facts_file.is_file():
+def entry(name: str, *, scored: bool = True) -> Entry | None:
+    """Return what the files say of a candidate, None before it is trained; scores only where no stage failed."""
+    failed = [row["stage"] for row in leaderboard.failed(Path(), [name])]
+    if failed and failed[0] not in ("evaluate", "score"):
         return None
+    scores = _scores(name) if scored and not failed else {}
+    facts_file = Path("models", name, "stepladder.json")
     sections = candidates.tuned(_config(name))
     files = json.loads(Path("inputs", f"{name}.json").read_text())
     facts = json.loads(facts_file.read_text())
@@ -52,7 +62,7 @@ def entry(name: str) -> Entry | None:
         key=f"{name}-{candidates.key(sections, files)}",
         params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
         history=_history(Path("models", name)),
-        metrics=_scores(name) | {key: value for key, value in facts.items() if key.startswith("num_")},
+        metrics=scores | {key: value for key, value in facts.items() if key.startswith("num_")},
         tags=describe(sections) | _revision(name),
         texts={"config.yaml": Path("build", f"{name}.yaml").read_text(), "facts.json": facts_file.read_text()},
         data=parts(files),
@@ -122,14 +132,9 @@ def _history(folder: Path) -> list[dict]:
 
 
 def _scores(name: str) -> dict[str, float]:
-    file = Path("metrics", f"{name}.json")
-    scores = json.loads(file.read_text()) if file.is_file() else {}
-    return {
-        f"{part}/{metric}": value
-        for part in ("val", "test")
-        for metric, value in scores.get(part, {}).items()
-        if value is not None
-    }
+    scores = json.loads(Path("metrics", f"{name}.json").read_text())
+    found = {f"{part}/{metric}": value for part in ("val", "test") for metric, value in scores[part].items()}
+    return {metric: value for metric, value in found.items() if value is not None}
 
 
 def _revision(name: str) -> dict[str, str]:

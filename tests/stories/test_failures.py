@@ -3,11 +3,16 @@
 A failing data set: nothing runs after it, and nothing is concluded.
 """
 
+import mlflow
 import pytest
 
 from tests.stories.conftest import PARAMS
 
-pytestmark = [pytest.mark.story, pytest.mark.long]
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
+]
 
 
 def test_one_failing_candidate_leaves_a_partial_table_and_mending_completes_it(story, tmp_path):
@@ -29,6 +34,11 @@ def test_one_failing_candidate_leaves_a_partial_table_and_mending_completes_it(s
     assert {row["candidate"] for row in board["rows"]} == {*PARAMS["candidates"], "again"} - {"zero_shot"}
     assert not board["registration"]["passed"] and "nothing is registered" in board["registration"]["reason"]
     assert "partial" in (project.path / page).read_text().lower()
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    ids = [client.get_experiment_by_name("stepladder").experiment_id]
+    complete = client.search_runs(ids, "metrics.\"test/accuracy\" >= 0 and tags.mlflow.runName = 'again'")
+    assert len(complete) == 1, "the run of a candidate that did not fail lacks its test scores"
 
     project.params(candidates=PARAMS["candidates"] | again)
     project.works("dvc", "repro", "--keep-going", "compare")
