@@ -54,6 +54,7 @@ def test_a_key_follows_settings_and_data_and_nothing_else(choose):
     assert candidates.key(sections, {"train": {"path": "a", "sha256": "2"}}) != key
     assert candidates.key({**sections, "code": {"level": "1"}}, files) != key
     assert candidates.key({**sections, "code": {"metrics": "1"}}, files) == key
+    assert candidates.key({**sections, "sweep": {"other": 1}}, files, more=("sweep",)) != key
     assert candidates.key(dict(reversed(copy.deepcopy(sections).items())), files) == key
 
 
@@ -85,6 +86,7 @@ def test_training_leaves_model_predictions_and_costs_and_evaluation_the_test_ans
         assert cost["stage"] == stage
         assert cost["num_rows"] == number
         assert cost["seconds"] > 0
+        assert cost["key"] == saved["key"] == candidates.key(config, splits.assign("films", None))
     assert not list(Path("state", "train").iterdir())
     models = {path: path.read_bytes() for path in Path("models").rglob("*") if path.is_file()}
     candidates.train(config)

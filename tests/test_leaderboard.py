@@ -76,7 +76,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
         "prompt": None, "overrides": [f"level={level}", f"model={model}"], kind: section,
     })  # fmt: skip
     save(root / f"models/{name}/stepladder.json", {
-        "level": level, "num_parameters": num_parameters, "num_trained_parameters": trained,
+        "level": level, "key": "trained", "num_parameters": num_parameters, "num_trained_parameters": trained,
         "rows_seen": 0 if name == "zero_shot" else 2000 if name == "lora_smollm2" else 7055, "num_train_rows": 7055,
         "base": f"state/store/models/{model}" if level == "prompt" or method == "lora" else None,
     })  # fmt: skip
@@ -85,12 +85,12 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
     save(root / f"inputs/{name}.json", assigned(data))
-    save(root / f"tuned/{name}.yaml", {"sections": {}})
-    cost = {"seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
+    save(root / f"tuned/{name}.yaml", {"sections": {}, **({"key": "searched"} if name == "lora" else {})})
+    cost = {"key": "trained", "seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
     save(root / f"runs/{name}/train.json", cost)
-    save(root / f"runs/{name}/evaluate.json", {"seconds": 9.0, "examples_per_second": num_rows / (seconds + 1)})
+    save(root / f"runs/{name}/evaluate.json", {"key": "trained", "examples_per_second": num_rows / (seconds + 1)})
     if name == "lora":
-        save(root / f"runs/{name}/sweep.json", {"seconds": 96.0})
+        save(root / f"runs/{name}/sweep.json", {"key": "searched", "seconds": 96.0})
 
 
 def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
@@ -147,6 +147,16 @@ def test_a_row_says_what_it_cost(board: dict) -> None:
     price = board["prices"]["lora"]
     assert price["train_seconds"] == 151.0 and price["sweep_seconds"] == 96.0
     assert board["prices"]["full"]["base_bytes"] == 0 and board["prices"]["few_shot"]["base_bytes"] == 137_000
+
+
+def test_a_cost_that_was_measured_for_other_settings_is_unknown(tmp_path) -> None:
+    config = story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora"))
+    cost = json.loads((tmp_path / "runs/lora/train.json").read_text())
+    save(tmp_path / "runs/lora/train.json", cost | {"key": "r=32", "peak_memory_bytes": 10**12})
+    save(tmp_path / "tuned/lora.yaml", {"sections": {}})  # the sweep was removed, what it took still lies in runs/
+    price = leaderboard.assemble(tmp_path, config)["prices"]["lora"]
+    assert price["train_seconds"] is price["sweep_seconds"] is price["peak_memory_bytes"] is None
+    assert price["examples_per_second"] > 0
 
 
 def test_an_adapter_counts_the_bytes_of_its_base(tmp_path) -> None:

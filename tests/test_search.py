@@ -53,7 +53,9 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     assert table.columns == ["optimizer.learning_rate", "trainer.gradient_clip", "score", "loss"]
     assert len(table) == 4
     best = table.row(table["score"].arg_max(), named=True)
-    sections = yaml.safe_load(Path("tuned", "lora.yaml").read_text())["sections"]
+    found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
+    sections, cost = found["sections"], json.loads(Path("runs", "lora", "sweep.json").read_text())
+    assert cost["key"] == found["key"]
     assert best["optimizer.learning_rate"] == 0.02
     assert sections == {
         "optimizer": {**config["optimizer"], "learning_rate": 0.02},
@@ -63,7 +65,7 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     assert set(opened) == {"data/films/train.parquet", "data/films/val.parquet"}
     assert candidates.tuned(config)["optimizer"]["learning_rate"] == 0.02
     assert "trial 4 of 4" in capsys.readouterr().out
-    assert json.loads(Path("runs", "lora", "sweep.json").read_text())["num_trials"] == 4
+    assert cost["num_trials"] == 4
     assert not Path("state", "sweep", "lora").exists()
 
 

@@ -202,6 +202,17 @@ def test_a_tracking_store_that_fails_after_training_costs_a_line_and_not_the_tra
     assert line.endswith("what was trained is kept in outputs")
 
 
+def test_a_run_carries_the_commit_of_its_training_and_none_where_another_training_was_the_last(candidate):
+    from stepladder import sync
+
+    facts = json.loads(Path("models", "lora", "stepladder.json").read_text())
+    records.write_json(facts | {"key": "r=8"}, Path("models", "lora", "stepladder.json"))
+    for key, tags in {"r=8": {"mlflow.source.git.commit": "c0ffee"}, "r=16": {}}.items():
+        records.write_json({"key": key, "git_revision": "c0ffee"}, Path("runs", "lora", "train.json"))
+        told = sync.entry("lora").tags
+        assert {name: value for name, value in told.items() if name.startswith("mlflow")} == tags
+
+
 def test_verdict_completes_the_runs_where_the_registration_did_not_come_to_it(candidate, monkeypatch, capsys):
     from pipelines import verdict
     from stepladder import leaderboard, sync

@@ -57,9 +57,12 @@ def tuned(config: dict) -> dict:
     return {**config, **found}
 
 
-def key(sections: dict, files: dict) -> str:
-    """Return the hash of settings, training code and data that a tracked run stands for."""
-    settings = {name: value for name, value in sections.items() if name not in UNTRACKED}
+def key(sections: dict, files: dict, *, more: tuple[str, ...] = ()) -> str:
+    """Return the hash of settings, training code and data that a tracked run, a model and its cost stand for.
+
+    `more` names untracked sections that matter as well, to a search for example.
+    """
+    settings = {name: value for name, value in sections.items() if name not in UNTRACKED or name in more}
     code = {name: (sections.get("code") or {}).get(name) for name in ("level", "objective", "monitor")}
     content = json.dumps([settings, code, files], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -94,8 +97,8 @@ def fit(sections: dict, files: Inputs, *, folder: Path, state: Path, cost: dict)
 
         with runs.timed(cost, "fit_seconds"):
             facts = level.fit(sampled, val, state=state, log=log, corpus=files.corpus())
-    facts |= {"num_train_rows": len(train)}
-    cost |= {"num_rows": facts["examples_seen"]}
+    facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
+    cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
     level.save(made)
     records.write(level.predict(val), state / "val.parquet")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,13 +126,14 @@ def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, 
 
 def evaluate(config: dict) -> None:
     """Stage evaluate: open the test split once and write predictions/test/<c>.parquet."""
-    name = config["candidate"]
-    level = levels.load(config["level"]["name"]).load(Path("models", name))
+    name, model = config["candidate"], Path("models", config["candidate"])
+    level = levels.load(config["level"]["name"]).load(model)
     test = inputs(config).read("test")
     with runs.measured(Path("runs", name, "evaluate.json")) as cost:
         with runs.timed(cost, "predict_seconds"):
             predictions = level.predict(test)
         cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
+        cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"]}
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
 
 

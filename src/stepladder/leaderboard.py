@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import metrics, predictions, splits, statistics, store, verdict
+from stepladder import metrics, predictions, runs, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
@@ -223,12 +223,12 @@ def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
 
 def _price(root: Path, row: dict) -> dict:
     """Return seconds of sweep and training, test rows per second, peak memory, bytes on disk; None where unknown."""
-    runs = {path.stem: _json(path) for path in (root / "runs" / row["candidate"]).glob("*.json")}
+    costs = runs.known(root, row["candidate"])
     return {
-        "sweep_seconds": runs.get("sweep", {}).get("seconds"),
-        "train_seconds": runs.get("train", {}).get("fit_seconds"),
-        "examples_per_second": runs.get("evaluate", {}).get("examples_per_second"),
-        "peak_memory_bytes": max((run.get("peak_memory_bytes") or 0 for run in runs.values()), default=0) or None,
+        "sweep_seconds": costs.get("sweep", {}).get("seconds"),
+        "train_seconds": costs.get("train", {}).get("fit_seconds"),
+        "examples_per_second": costs.get("evaluate", {}).get("examples_per_second"),
+        "peak_memory_bytes": max((cost.get("peak_memory_bytes") or 0 for cost in costs.values()), default=0) or None,
         "model_bytes": _size(root / "models" / row["candidate"]),
         "base_bytes": _size(Path(os.environ.get("DVC_ROOT") or root) / row["base"]) if row["base"] else 0,
     }

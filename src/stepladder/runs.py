@@ -1,6 +1,6 @@
 """Runs: what a stage cost: seconds, memory, machine and versions, in `runs/<candidate>/<stage>.json` outside of DVC.
 
-Only `compare` reads these, for prices; nothing that a stage puts out depends on them.
+Only prices and tags of tracked runs are made of these; nothing that a stage puts out depends on them.
 """
 
 import importlib.metadata
@@ -13,6 +13,8 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+import yaml
 
 PACKAGES = ("stepladder", "torch", "transformers", "peft", "lightning", "mlflow", "dvc", "hydra-core", "polars")
 
@@ -45,6 +47,20 @@ def timed(facts: dict, key: str):
     started = time.perf_counter()
     yield
     facts[key] = round(time.perf_counter() - started, 3)
+
+
+def known(root: Path, name: str) -> dict[str, dict]:
+    """Return {stage: what it cost} of a trained candidate where the cost has the key of the output that lies there.
+
+    An output that DVC restored from its cache may be older than the last run of its stage on this machine.
+    """
+    model, tuned = root / f"models/{name}/stepladder.json", root / f"tuned/{name}.yaml"
+    trained = json.loads(model.read_text()).get("key")
+    searched = yaml.safe_load(tuned.read_text()).get("key") if tuned.exists() else None
+    keys = {"sweep": searched, "train": trained, "evaluate": trained}
+    places = {stage: root / f"runs/{name}/{stage}.json" for stage, key in keys.items() if key}
+    costs = {stage: json.loads(path.read_text()) for stage, path in places.items() if path.exists()}
+    return {stage: cost for stage, cost in costs.items() if cost.get("key") == keys[stage]}
 
 
 def revision() -> str | None:

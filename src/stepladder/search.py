@@ -18,17 +18,17 @@ def grid(config: dict, trial: Trial) -> None:
     name, sweep = config["candidate"], config["sweep"] or {"parameters": {}}
     keys = list(sweep["parameters"])
     points = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep["parameters"].values())]
-    rows = []
+    rows, settled = [], {"sections": {}}
     if keys:
         with runs.measured(Path("runs", name, "sweep.json")) as cost:
             rows = [_tried(config, point, trial, f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
-            cost |= {"num_trials": len(rows)}
-    sections = {}
+            searched = candidates.key(config, candidates.inputs(config).files, more=("sweep", "options"))
+            cost |= {"num_trials": len(rows), "key": searched}
     if rows:
         best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
-        sections = _changed(trial(config, {}), trial(config, best))
+        settled = {"sections": _changed(trial(config, {}), trial(config, best)), "key": searched}
         print(f"best of {len(rows)} trials: {best}", flush=True)
-    records.write_text(yaml.safe_dump({"sections": sections}, sort_keys=False), Path("tuned", f"{name}.yaml"))
+    records.write_text(yaml.safe_dump(settled, sort_keys=False), Path("tuned", f"{name}.yaml"))
     table = pl.DataFrame(rows) if rows else pl.DataFrame(schema={"score": pl.Float64})
     records.write(table, Path("reports", "trials", f"{name}.parquet"))
 

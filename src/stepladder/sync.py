@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import candidates, leaderboard
+from stepladder import candidates, leaderboard, runs
 from stepladder.tracking import Entry, Tracker, flat
 
 TAGS = ("level", "model", "method", "data")
@@ -40,11 +40,11 @@ def tell(names: list[str], *, scored: bool = True) -> dict[str, str]:
         return {}
     runtime = _config(names[0])["runtime"]
     tracker = Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"])
-    runs = {told.name: tracker.tell(told) for told in entries}
+    identifiers = {told.name: tracker.tell(told) for told in entries}
     for told in entries:
-        for trial in trials(told, parent=runs[told.name]):
+        for trial in trials(told, parent=identifiers[told.name]):
             tracker.tell(trial)
-    return runs
+    return identifiers
 
 
 def entry(name: str, *, scored: bool = True) -> Entry | None:
@@ -139,6 +139,5 @@ def _scores(name: str) -> dict[str, float]:
 
 def _revision(name: str) -> dict[str, str]:
     """Return the git commit that the model was trained at; MLflow shows it as the run's source version."""
-    file = Path("runs", name, "train.json")
-    found = json.loads(file.read_text())["git_revision"] if file.is_file() else None
+    found = runs.known(Path(), name).get("train", {}).get("git_revision")
     return {"mlflow.source.git.commit": found} if found else {}
