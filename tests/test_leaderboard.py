@@ -202,7 +202,9 @@ def test_the_lowest_rung_that_is_not_worse_is_enough(tmp_path) -> None:
     config = story(tmp_path, names=("tfidf", "few_shot", "full"))
     candidate(tmp_path, "few_shot", share=0.868)
     board = leaderboard.assemble(tmp_path, config)
-    assert board["decision"]["winner"] == "full" and board["decision"]["enough"] == "prompt"
+    decision = board["decision"]
+    assert (decision["winner"], decision["enough"], decision["sufficient"]) == ("full", "prompt", "few_shot")
+    assert board["registration"]["candidate"] == "full"
     assert board["verdict"].startswith("Prompting is enough: candidate few_shot reaches")
     assert "not shown to be worse than full, the best on validation (" in board["verdict"]
 

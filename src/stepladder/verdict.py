@@ -30,16 +30,16 @@ def ranked(rows: list[dict], *, greater_is_better: bool) -> list[dict]:
 
 
 def decide(rows: list[dict], compare: Compare, *, min_difference: float) -> dict:
-    """Return {winner, best_baseline, challenger, difference, enough, gap} from rows ranked on validation.
+    """Return {winner, best_baseline, challenger, difference, enough, sufficient, gap} from rows ranked on validation.
 
     winner: the first row; challenger: the first that is no baseline; difference: challenger to best baseline on test.
     enough: the lowest level whose best row beats the best baseline on test and is not shown to be worse than the winner
-    (gap: that row to the winner), "baseline" where none does.
+    (gap: that row to the winner), "baseline" where none does; sufficient: the candidate of that row.
     """
     baseline = next(row for row in rows if row["level"] == "baseline")
     challenger = next((row for row in rows if row["level"] != "baseline"), None)
     decision = {"winner": rows[0]["candidate"], "best_baseline": baseline["candidate"], "challenger": None,
-                "difference": None, "enough": "baseline", "champion": baseline["candidate"], "gap": None}  # fmt: skip
+                "difference": None, "enough": "baseline", "sufficient": baseline["candidate"], "gap": None}  # fmt: skip
     if challenger is None:
         return decision
     decision |= {"challenger": challenger["candidate"], "difference": challenger["difference"]}
@@ -64,14 +64,14 @@ def registration(decision: dict, *, min_difference: float) -> dict:
 def sentence(decision: dict, rows: list[dict], *, metric: str, confidence: float, num_rows: int) -> tuple[str, str]:
     """Return the two halves of the verdict in plain words: the claim and its evidence."""
     by_name = {row["candidate"]: row for row in rows}
-    champion, baseline = by_name[decision["champion"]], decision["best_baseline"]
-    score = f"{metric.replace('_', ' ')} {number(champion['score']['test'])}"
+    sufficient, baseline = by_name[decision["sufficient"]], decision["best_baseline"]
+    score = f"{metric.replace('_', ' ')} {number(sufficient['score']['test'])}"
     reached = f"reaches {score} on {num_rows:,} untouched test rows"
     if decision["enough"] == "baseline":
         return f"Stay with the baseline {baseline}", f"it {reached}, and {_nothing_better(decision, confidence)}"
-    difference = champion["difference"]
+    difference = sufficient["difference"]
     evidence = (
-        f"candidate {champion['candidate']} {reached}, {number(difference['difference'])} better than "
+        f"candidate {sufficient['candidate']} {reached}, {number(difference['difference'])} better than "
         f"the best baseline {baseline} ({_interval(difference, confidence)})"
     )
     if decision["gap"]:
@@ -84,11 +84,11 @@ def _lowest_rung(rows: list[dict], winner: dict, compare: Compare, min_differenc
     for level in LADDER[1:]:
         row = next((row for row in rows if row["level"] == level), None)
         if row is winner:
-            return {"enough": level, "champion": row["candidate"]}
+            return {"enough": level, "sufficient": row["candidate"]}
         if row and row["difference"]["low"] > min_difference:
             gap = compare(row["candidate"], winner["candidate"])
             if gap["high"] >= 0:
-                return {"enough": level, "champion": row["candidate"], "gap": gap}
+                return {"enough": level, "sufficient": row["candidate"], "gap": gap}
     raise AssertionError("the winner stands on some level")
 
 
