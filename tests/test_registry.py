@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from stepladder import records, splits
 from stepladder.errors import IntegrityError
@@ -51,7 +52,9 @@ def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
             for part, frame in parts.items():
                 records.write(frame, Path("data", task, f"{part}.parquet"))
             records.write_json(splits.assign(task, None), Path("inputs", f"{name}.json"))
-            level = levels.load("finetune")(choose("finetune", model, task=task, **changes), base=tiny / model)
+            sections = choose("finetune", model, task=task, **changes)
+            records.write_text(yaml.safe_dump(sections), Path("build", f"{name}.yaml"))
+            level = levels.load("finetune")(sections, base=tiny / model)
             level.fit(parts["train"], parts["val"], state=root / "state", log=lambda *_: None)
             level.save(Path("models", name))
             records.write(level.predict(parts["test"]), Path("predictions", "test", f"{name}.parquet"))
@@ -92,9 +95,9 @@ def register(runs: dict, candidate: str, *, passed: bool = True) -> dict:
 
 def versions() -> dict[str, list[str]]:
     """Return {candidate: aliases} of the registered versions."""
-    import mlflow
+    from stepladder.tracking import Tracker
 
-    client = mlflow.MlflowClient()
+    client = Tracker(experiment="tiny").client
     found = client.search_model_versions(f"name = '{MODEL}'")
     return {v.tags["candidate"]: client.get_model_version(MODEL, v.version).aliases for v in found}
 

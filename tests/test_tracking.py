@@ -23,10 +23,7 @@ def place(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    import mlflow
-
-    mlflow.set_tracking_uri(None)
+    return tmp_path
 
 
 def entry(**changes):
@@ -177,9 +174,6 @@ def splits_md5(file: Path) -> str:
 
 def lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for the store where there is none."""
-    import mlflow
-
-    mlflow.set_tracking_uri(None)
     Path("elsewhere").mkdir()
     monkeypatch.setenv("DVC_ROOT", str(Path("elsewhere").resolve()))
 
@@ -211,6 +205,42 @@ def test_a_run_carries_the_commit_of_its_training_and_none_where_another_trainin
         records.write_json({"key": key, "git_revision": "c0ffee"}, Path("runs", "lora", "train.json"))
         told = sync.entry("lora").tags
         assert {name: value for name, value in told.items() if name.startswith("mlflow")} == tags
+
+
+def test_the_config_of_a_run_is_the_one_that_was_trained(candidate):
+    from stepladder import sync
+
+    records.write_text("sections: {optimizer: {learning_rate: 0.5}}\n", Path("tuned", "lora.yaml"))
+    told = sync.entry("lora")
+    assert yaml.safe_load(told.texts["config.yaml"])["optimizer"] == {"learning_rate": 0.5}
+    assert told.params["optimizer.learning_rate"] == 0.5
+
+
+def test_each_candidate_is_told_to_its_own_store_and_experiment(candidate):
+    from stepladder import sync, tracking
+
+    sections = yaml.safe_load(Path("build", "lora.yaml").read_text())
+    for piece in ("inputs/{}.json", "assets/{}.json", "tuned/{}.yaml", "predictions/val/{}.parquet", "models/{}"):
+        copy = shutil.copytree if piece == "models/{}" else shutil.copy
+        copy(piece.format("lora"), piece.format("apart"))
+    own = {"experiment": "elsewhere", "tracking_uri": f"sqlite:///{candidate / 'own.db'}"}
+    records.write_text(yaml.safe_dump({**sections, "candidate": "apart", "runtime": own}), Path("build", "apart.yaml"))
+    found = sync.tell(["apart", "not_there", "lora"])
+    for name, runtime in {"lora": sections["runtime"], "apart": own}.items():
+        one = tracking.of(runtime)
+        assert [run.info.run_id for run in one.client.search_runs([one.experiment])] == [found[name]]
+
+
+def test_a_run_by_hand_is_told_with_config_facts_and_commit(candidate, choose, monkeypatch):
+    from stepladder import runs, sync
+
+    monkeypatch.setattr(runs, "revision", lambda: "c0ffee")
+    records.write_json({"num_parameters": 7}, Path("outputs", "model", "stepladder.json"))
+    sections, files = choose("finetune", "bert"), splits.assign("films", None)
+    run = held(tracker(), sync.by_hand(sections, files, Path("outputs"), {"accuracy": 0.8, "mcc": None}))
+    assert run["metrics"] == {"val/accuracy": 0.8, "num_parameters": 7}
+    assert run["tags"]["mlflow.source.git.commit"] == "c0ffee" and run["tags"]["stepladder.output"] == "outputs"
+    assert run["tags"]["mlflow.runName"] == "finetune-bert-full"
 
 
 def test_verdict_completes_the_runs_where_the_registration_did_not_come_to_it(candidate, monkeypatch, capsys):
@@ -268,6 +298,8 @@ def test_the_trials_of_a_sweep_are_children_of_their_candidates_run(candidate):
 
     rows = [{"optimizer.learning_rate": rate, "score": rate * 2, "loss": 1.0} for rate in (0.1, 0.2)]
     records.write(pl.DataFrame(rows), candidate / "reports" / "trials" / "lora.parquet")
+    records.write_text("sections: {}\nkey: two rates\n", Path("tuned", "lora.yaml"))
+    records.write_json({"key": "two rates", "git_revision": "c0ffee"}, Path("runs", "lora", "sweep.json"))
     told = sync.entry("lora")
     one = tracker()
     parent = one.tell(told)
@@ -275,3 +307,4 @@ def test_the_trials_of_a_sweep_are_children_of_their_candidates_run(candidate):
     assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent, parent]
     assert [run.data.metrics["val/accuracy"] for run in children] == [0.2, 0.4]
     assert [run.data.params["optimizer.learning_rate"] for run in children] == ["0.1", "0.2"]
+    assert {run.data.tags["mlflow.source.git.commit"] for run in children} == {"c0ffee"}

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import mlflow
 import polars as pl
+import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from stepladder import records
+from stepladder import records, tracking
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
@@ -42,10 +43,11 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     outcome = {key: board["registration"][key] for key in ("candidate", "passed", "reason")} | {"model": model}
     if not outcome["passed"]:
         return outcome
-    client, name = mlflow.MlflowClient(), outcome["candidate"]
+    name = outcome["candidate"]
     if board["task"] == "language_modeling":
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
+    client = _client(name)
     key = client.get_run(runs[name]).data.tags[KEY]
     known = client.search_model_versions(f"name = '{model}'")
     version = next((version.version for version in known if version.tags.get(KEY) == key), None)
@@ -59,6 +61,13 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         client.set_registered_model_alias(model, alias, version)
         print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
     return outcome
+
+
+def _client(name: str) -> mlflow.MlflowClient:
+    """Return a client of the store that the candidate is told to, and let MLflow's own functions use that store."""
+    tracker = tracking.of(yaml.safe_load(Path("build", f"{name}.yaml").read_text())["runtime"])
+    mlflow.set_tracking_uri(tracker.uri)
+    return tracker.client
 
 
 def _log(name: str, folder: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import candidates, leaderboard, runs
-from stepladder.tracking import Entry, Tracker, flat
+from stepladder import candidates, leaderboard, runs, tracking
+from stepladder.tracking import Entry, flat
 
 TAGS = ("level", "model", "method", "data")
 
@@ -35,16 +35,14 @@ def tell(names: list[str], *, scored: bool = True) -> dict[str, str]:
 
     Not `scored`: what lies in metrics/ belongs to a model before this one.
     """
-    entries = [found for name in names if (found := entry(name, scored=scored))]
-    if not entries:
-        return {}
-    runtime = _config(names[0])["runtime"]
-    tracker = Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"])
-    identifiers = {told.name: tracker.tell(told) for told in entries}
-    for told in entries:
-        for trial in trials(told, parent=identifiers[told.name]):
-            tracker.tell(trial)
-    return identifiers
+    found = {}
+    for name in names:
+        if told := entry(name, scored=scored):
+            tracker = tracking.of(_config(name)["runtime"])
+            found[name] = tracker.tell(told)
+            for trial in trials(told, parent=found[name]):
+                tracker.tell(trial)
+    return found
 
 
 def entry(name: str, *, scored: bool = True) -> Entry | None:
@@ -52,20 +50,13 @@ def entry(name: str, *, scored: bool = True) -> Entry | None:
     failed = [row["stage"] for row in leaderboard.failed(Path(), [name])]
     if failed and failed[0] not in ("evaluate", "score"):
         return None
-    scores = _scores(name) if scored and not failed else {}
-    facts_file = Path("models", name, "stepladder.json")
-    sections = candidates.tuned(_config(name))
-    files = json.loads(Path("inputs", f"{name}.json").read_text())
-    facts = json.loads(facts_file.read_text())
-    return Entry(
+    return _entry(
+        candidates.tuned(_config(name)),
+        json.loads(Path("inputs", f"{name}.json").read_text()),
+        Path("models", name),
         name=name,
-        key=f"{name}-{candidates.key(sections, files)}",
-        params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
-        history=_history(Path("models", name)),
-        metrics=scores | {key: value for key, value in facts.items() if key.startswith("num_")},
-        tags=describe(sections) | _revision(name),
-        texts={"config.yaml": Path("build", f"{name}.yaml").read_text(), "facts.json": facts_file.read_text()},
-        data=parts(files),
+        scores=_scores(name) if scored and not failed else {},
+        tags=_commit(runs.known(Path(), name).get("train")),
     )
 
 
@@ -73,13 +64,14 @@ def trials(told: Entry, *, parent: str) -> list[Entry]:
     """Return the trials of a candidate's sweep, children of its run: what was tried and what it reached on val."""
     file, metric = Path("reports", "trials", f"{told.name}.parquet"), told.params["task.metric"]
     rows = pl.read_parquet(file).to_dicts() if file.is_file() else []
+    commit = _commit(runs.known(Path(), told.name).get("sweep"))
     return [
         Entry(
             name=f"{told.name}-trial-{number}",
             key=f"{told.key}-trial-{number}",
             params={key: value for key, value in row.items() if key not in ("score", "loss")},
             metrics={f"val/{metric}": row["score"], "val/loss": row["loss"]},
-            tags={tag: told.tags[tag] for tag in TAGS} | {"stepladder.trial": str(number)},
+            tags={tag: told.tags[tag] for tag in TAGS} | {"stepladder.trial": str(number)} | commit,
             parent=parent,
         )
         for number, row in enumerate(rows)
@@ -88,18 +80,16 @@ def trials(told: Entry, *, parent: str) -> list[Entry]:
 
 def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:
     """Tell of a run typed by hand, whose files lie in `output`; return the run's id."""
-    runtime, tags = sections["runtime"], describe(sections)
-    made = Entry(
-        name="-".join(tags[part] for part in ("level", "model", "method") if tags[part] != "none"),
-        key=f"by_hand-{candidates.key(sections, files)}",
-        params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
-        history=_history(output / "model"),
-        metrics={f"val/{name}": value for name, value in scores.items() if value is not None},
-        tags=tags | {"stepladder.output": output.as_posix()},
-        texts={"config.yaml": yaml.safe_dump(sections, sort_keys=False)},
-        data=parts(files),
+    names = describe(sections)
+    made = _entry(
+        sections,
+        files,
+        output / "model",
+        name="-".join(names[part] for part in ("level", "model", "method") if names[part] != "none"),
+        scores={f"val/{name}": value for name, value in scores.items()},
+        tags={"stepladder.output": output.as_posix(), **_commit({"git_revision": runs.revision()})},
     )
-    return Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"]).tell(made)
+    return tracking.of(sections["runtime"]).tell(made)
 
 
 def describe(sections: dict) -> dict[str, str]:
@@ -118,6 +108,22 @@ def parts(files: dict) -> dict[str, dict]:
     return {part: {"path": path, "md5": _md5(Path(path))} for part, path in found.items()}
 
 
+def _entry(sections: dict, files: dict, folder: Path, *, name: str, scores: dict, tags: dict) -> Entry:
+    """Return what the model in `folder` and the sections that it was trained with say."""
+    facts = json.loads((folder / "stepladder.json").read_text())
+    numbers = scores | {key: value for key, value in facts.items() if key.startswith("num_")}
+    return Entry(
+        name=name,
+        key=f"{sections['candidate'] or 'by_hand'}-{candidates.key(sections, files)}",
+        params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
+        history=_history(folder),
+        metrics={key: value for key, value in numbers.items() if value is not None},
+        tags=describe(sections) | tags,
+        texts={"config.yaml": yaml.safe_dump(sections, sort_keys=False), "facts.json": json.dumps(facts, indent=2)},
+        data=parts(files),
+    )
+
+
 def _md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
 
@@ -131,13 +137,12 @@ def _history(folder: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def _scores(name: str) -> dict[str, float]:
+def _scores(name: str) -> dict[str, float | None]:
     scores = json.loads(Path("metrics", f"{name}.json").read_text())
-    found = {f"{part}/{metric}": value for part in ("val", "test") for metric, value in scores[part].items()}
-    return {metric: value for metric, value in found.items() if value is not None}
+    return {f"{part}/{metric}": value for part in ("val", "test") for metric, value in scores[part].items()}
 
 
-def _revision(name: str) -> dict[str, str]:
-    """Return the git commit that the model was trained at; MLflow shows it as the run's source version."""
-    found = runs.known(Path(), name).get("train", {}).get("git_revision")
+def _commit(cost: dict | None) -> dict[str, str]:
+    """Return the tag of the git commit that a stage ran at; MLflow shows it as the run's source version."""
+    found = (cost or {}).get("git_revision")
     return {"mlflow.source.git.commit": found} if found else {}

@@ -11,7 +11,6 @@ import os
 import time
 from dataclasses import dataclass, field
 
-import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -48,7 +47,6 @@ class Tracker:
     def __init__(self, *, experiment: str, uri: str | None = None):
         root = store.root()
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-        mlflow.set_tracking_uri(self.uri)
         for name in ("mlflow.store", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the making of tables is no news
         (root / "state").mkdir(exist_ok=True)
@@ -120,6 +118,11 @@ class Tracker:
         ]
         if inputs:
             self.client.log_inputs(run.info.run_id, inputs)
+
+
+def of(runtime: dict) -> Tracker:
+    """Return the tracker of the store and experiment that a section `runtime` names."""
+    return Tracker(experiment=runtime["experiment"], uri=runtime["tracking_uri"])
 
 
 def flat(sections: dict, prefix: str = "") -> dict[str, object]:
