@@ -382,6 +382,13 @@ def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     assert board["claim"] in html and board["evidence"][1:] in html
 
 
+def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) -> None:
+    html = " ".join(report.page(board).split())
+    assert "the best baseline and the best of each level are picked on validation" in html
+    assert "decides whether the best on validation beats the best baseline, and which level is enough" in html
+    assert "Everything is picked" not in html
+
+
 @pytest.mark.parametrize("ends", [(0.5, 0.9), (45.0, 46.2), (0.87, 0.87), (-0.3, 1e-4), (0.0, 100.0)])
 def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
     scale = report.Scale(list(ends))

@@ -1,4 +1,4 @@
-"""Verdict: which rung of the ladder is enough, by how much and how sure; decided on validation, stated on test.
+"""Verdict: which rung of the ladder is enough, by how much and how sure; picked on validation, decided on test.
 
 "Fine-tuning is enough: candidate full reaches accuracy 0.871 on 2,015 untouched test rows, 0.065 better than the best
 baseline tfidf (95 % interval +0.051 to +0.079)."
