@@ -14,18 +14,20 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 
 
-def tree() -> list[str]:
-    """Return a line for each module: its path and the first phrase of its docstring; plug-in folders in one line."""
-    lines = []
-    for folder in ("pipelines", "src/stepladder"):
-        for path in sorted((ROOT / folder).glob("[!_]*.py")):
-            lines.append(f"{folder}/{path.name}  {phrase(path)}")
-        for path in sorted(p for p in (ROOT / folder).iterdir() if (p / "__init__.py").exists()):
-            names = ", ".join(sorted(file.stem for file in path.glob("[!_]*.py")))
-            lines.append(f"{folder}/{path.name}/  {phrase(path / '__init__.py')}: {names}")
-    for path in sorted(p for p in (ROOT / "conf").iterdir() if p.is_dir()):
-        lines.append(f"conf/{path.name}/  {', '.join(sorted(file.stem for file in path.glob('*.yaml')))}")
-    return lines
+def modules() -> list[str]:
+    """Return a line for each module: its path and the first phrase of its docstring."""
+    folders = (ROOT / folder for folder in ("pipelines", "src/stepladder"))
+    paths = [path for folder in folders for path in sorted(folder.glob("[!_]*.py"))]
+    return [f"{path.relative_to(ROOT).as_posix()}  {phrase(path)}" for path in paths]
+
+
+def plugins() -> dict[str, tuple[str, set[str]]]:
+    """Return {folder: (what it holds, names of its files)} of the folders that grow by one file a thing."""
+    packages = [path.parent for path in sorted((ROOT / "src/stepladder").glob("*/__init__.py"))]
+    found = {path: (phrase(path / "__init__.py"), {file.stem for file in path.glob("[!_]*.py")}) for path in packages}
+    groups = [path for path in sorted((ROOT / "conf").iterdir()) if path.is_dir()]
+    found |= {path: ("", {file.stem for file in path.glob("*.yaml")}) for path in groups}
+    return {f"{path.relative_to(ROOT).as_posix()}/": content for path, content in found.items()}
 
 
 def phrase(path: Path) -> str:
@@ -36,10 +38,18 @@ def phrase(path: Path) -> str:
 def test_the_tree_is_the_repositorys():
     lines = [line for kind, text in BLOCKS if kind == "text" for line in text.splitlines()]
     written = [re.sub(r"\s{2,}", "  ", line.strip()) for line in lines]
-    missing = [line for line in tree() if line not in written]
+    missing = [line for line in modules() if line not in written]
     assert not missing, "README.md lacks these lines:\n" + "\n".join(missing)
-    told = [line.split("  ")[0] for line in written if re.match(r"(pipelines|src|conf)/", line)]
+    told = dict(line.split("  ", 1) for line in written if re.match(r"(pipelines|src|conf)/", line))
     assert not [name for name in told if not (ROOT / name).exists()]
+    for folder, (phrased, there) in plugins().items():
+        assert told[folder].startswith(phrased), f"README.md: {folder}  {phrased}: {', '.join(sorted(there))}"
+        names = told[folder].removeprefix(f"{phrased}: ").split(", ")
+        assert set(names) <= there, f"README.md names files that {folder} does not hold"
+
+
+def test_it_shows_what_a_run_looks_like():
+    assert {"docs/leaderboard.png", "docs/mlflow.png"} <= set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README))
 
 
 def test_every_file_it_links_to_is_there():

@@ -84,8 +84,9 @@ def fit(sections: dict, files: Inputs, *, folder: Path, state: Path, cost: dict)
 
     `folder` appears only when everything in it is finished.
     """
-    level = levels.load(sections["level"]["name"])(sections, base=files.base)
     train, val = files.read("train"), files.read("val")
+    print(f"{sections['level']['name']}: {len(train):,} train and {len(val):,} val rows", flush=True)
+    level = levels.load(sections["level"]["name"])(sections, base=files.base)
     sampled = sample(train, sections["data"]["max_rows"], sections["seed"])
     shutil.rmtree(state, ignore_errors=True)
     made = state / "made"

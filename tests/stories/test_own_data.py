@@ -66,3 +66,38 @@ def test_a_table_of_two_columns_becomes_a_leaderboard_and_an_edited_byte_is_noti
         "prepare@csv",
         "assign",
     }  # assign reads all of data/ and puts out hashes
+
+
+def test_raw_text_becomes_a_leaderboard_in_bits_per_byte(new_project):
+    scratch = {"level": "pretrain", "model": "tiny_llama", "corpus": "text", "objective": "none", "prompt": "none",
+               "set": PARAMS["candidates"]["scratch"]["set"]}  # fmt: skip
+    rows = {"majority": {"level": "baseline", "model": "majority"}, "scratch": scratch}
+    project = new_project("text", PARAMS | {"data": "text", "datasets": [], "candidates": rows})
+    texts = [
+        f"{chance} the {place} no. {i}.\n\n" for i in range(60) for chance, place in (("To", "end"), ("At", "sea"))
+    ]
+    (project.path / "data/raw/notes.txt").write_text("".join(texts))
+    options = {"path": "data/raw/notes.txt", "options": {"group_by_file": False}}
+    project.params(set={"data": options, "gate": {"num_resamples": 200}, "trainer": {"max_epochs": 1}})
+    project.works("dvc", "repro", "compare")
+    board = project.json("reports/leaderboard.json")
+    assert board["metric"] == "bits_per_byte" and {row["candidate"] for row in board["rows"]} == set(rows)
+    assert all(0 < row["score"]["test"] < 8 for row in board["rows"])
+
+
+def test_free_text_answers_become_a_leaderboard(new_project, tiny):
+    import shutil
+
+    rows = {name: PARAMS["candidates"][name] for name in ("majority", "tfidf", "zero_shot")}
+    project = new_project("pairs", PARAMS | {"data": "csv", "datasets": [], "candidates": rows})
+    shutil.copytree(tiny, project.path / "state" / "tiny")
+    pairs = ["question,answer", *(f'"How is no. {i}?","It is fine, no. {i}\nand more"' for i in range(60))]
+    (project.path / "data/raw/pairs.csv").write_text("\n".join(pairs) + "\n")
+    columns = {"input": "question", "target": "answer"}
+    data = {"path": "data/raw/pairs.csv", "columns": columns}
+    project.params(
+        set={"task": "generation", "data": data, "decoding": {"max_new_tokens": 8}, "gate": {"num_resamples": 200}}
+    )
+    project.works("dvc", "repro", "compare")
+    board = project.json("reports/leaderboard.json")
+    assert board["metric"] == "chrf" and {row["candidate"] for row in board["rows"]} == set(rows)
