@@ -21,7 +21,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "answering training",
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
     "leaderboard splits prompts assets fingerprints dialects report",
-    "records predictions statistics metrics sources verdict archives leftovers runs schema store",
+    "records predictions statistics metrics sources verdict archives leftovers runs schema store speech",
     "errors",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

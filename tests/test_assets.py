@@ -4,7 +4,6 @@ import hashlib
 import json
 import sys
 import tarfile
-import time
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -261,14 +260,6 @@ def test_the_description_is_published_where_the_stage_runs(
     assert content["file"] == f"state/store/archives/{wheel['sha256']}/{wheel['filename']}"
     assert content["files"] == {wheel["filename"]: wheel["sha256"]}
     assert capsys.readouterr().out.endswith(f"reviews: {content['file']}\n")
-
-
-def test_long_work_speaks_again_and_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(assets, "SPEAK_EVERY_S", 0.02)
-    with assets.speaking("digging"):
-        time.sleep(0.2)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "digging" and len(lines) >= 3 and lines[-1].endswith("s so far")
 
 
 def fill(folder: Path) -> None:

@@ -159,6 +159,11 @@ def test_a_cost_that_was_measured_for_other_settings_is_unknown(tmp_path) -> Non
     assert price["examples_per_second"] > 0
 
 
+def test_the_comparison_says_that_it_goes_on(tmp_path, capsys) -> None:
+    leaderboard.assemble(tmp_path, story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora")))
+    assert capsys.readouterr().out.startswith("comparing 2 candidates, 50 resamples each\n")
+
+
 def test_an_adapter_counts_the_bytes_of_its_base(tmp_path) -> None:
     config = story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora"))
     assert leaderboard.assemble(tmp_path, config)["prices"]["lora"]["base_bytes"] == 23_380

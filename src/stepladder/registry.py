@@ -16,7 +16,7 @@ import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from stepladder import records, tracking
+from stepladder import records, speech, tracking
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
@@ -52,9 +52,9 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     known = client.search_model_versions(f"name = '{model}'")
     version = next((version.version for version in known if version.tags.get(KEY) == key), None)
     if version is None:
-        with mlflow.start_run(run_id=runs[name]), tempfile.TemporaryDirectory() as folder:
-            uri = _log(name, Path(folder))
-        _check(uri, name)
+        with speech.during(f"exporting, logging and asking again: {name}"):
+            uri = _log(name, runs[name])
+            _check(uri, name)
         version = mlflow.register_model(uri, model, tags={KEY: key, "candidate": name}).version
     if not client.get_model_version(model, version).aliases:
         alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
@@ -70,23 +70,24 @@ def _client(name: str) -> mlflow.MlflowClient:
     return tracker.client
 
 
-def _log(name: str, folder: Path) -> str:
-    """Log the candidate as an MLflow model from code and return its address."""
+def _log(name: str, run: str) -> str:
+    """Log the candidate in its run as an MLflow model from code and return its address."""
     from stepladder import answering  # torch, only where something is registered
 
     answerer = answering.load(Path("models", name))
-    answerer.export(folder)
     labels = answerer.description["labels"] or []
     outputs = [ColSpec("string", "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
-    logged = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts={"model": str(folder)},
-        signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
-        input_example=example.select("input").to_dicts()[0],
-        pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
-    )
+    with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
+        answerer.export(Path(folder))
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"model": folder},
+            signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
+            input_example=example.select("input").to_dicts()[0],
+            pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
+        )
     return logged.model_uri
 
 

@@ -10,6 +10,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from stepladder import speech
+
 END = "<|endoftext|>"
 
 
@@ -20,7 +22,8 @@ def learn(texts: Iterable[str], *, vocab_size: int, context_length: int) -> PreT
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learned.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=bytes_alone, show_progress=False)
-    learned.train_from_iterator(texts, trainer)
+    with speech.during(f"learning a vocabulary of {vocab_size:,} tokens"):
+        learned.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=learned,
         bos_token=END,
