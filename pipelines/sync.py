@@ -8,11 +8,14 @@ from pipelines import plain_stage
 
 @plain_stage
 def main() -> None:
-    """Complete the runs of all candidates."""
-    from stepladder import sync
+    """Complete the runs of all candidates; name the command that registers a version which the registry lost."""
+    from stepladder import registry, sync
 
     names = sync.compared()
-    print(f"{len(sync.tell(names))} of {len(names)} candidates are tracked", flush=True)
+    told = sync.tell(names)
+    print(f"{len(told)} of {len(names)} candidates are tracked", flush=True)
+    if line := registry.lost(told):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

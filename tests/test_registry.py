@@ -207,6 +207,21 @@ def test_a_registration_that_was_interrupted_before_its_alias_is_completed(runs,
     assert versions() == {"frozen": ["champion"]}
 
 
+def test_a_version_that_the_registry_lost_is_named_with_the_command_that_registers_it_again(runs, monkeypatch):
+    from stepladder import registry
+    from stepladder.tracking import Tracker
+
+    assert registry.lost(runs) is None  # nothing was registered yet
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+    outcome = register(runs, "frozen")
+    records.write_json(outcome, Path("reports", "registered.json"))
+    assert registry.lost(runs) is None
+    Tracker(experiment="tiny").client.delete_registered_model(MODEL)
+    assert registry.lost(runs) == f"{MODEL} has no version of frozen; to register it again: dvc repro -f -s register"
+    records.write_json(outcome | {"passed": False}, Path("reports", "registered.json"))
+    assert registry.lost(runs) is None
+
+
 def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serve(runs):
     assert register(runs, "lora", passed=False) == {
         "candidate": "lora", "passed": False, "reason": "it does not", "model": MODEL,

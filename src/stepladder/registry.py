@@ -48,9 +48,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
     client = _client(name)
-    key = client.get_run(runs[name]).data.tags[KEY]
-    known = client.search_model_versions(f"name = '{model}'")
-    version = next((version.version for version in known if version.tags.get(KEY) == key), None)
+    key, version = _held(client, runs[name], model)
     if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name])
@@ -61,6 +59,23 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         client.set_registered_model_alias(model, alias, version)
         print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
     return outcome
+
+
+def lost(runs: dict[str, str]) -> str | None:
+    """Return the line that says how to register again what reports/registered.json names and the registry lacks."""
+    file = Path("reports", "registered.json")
+    outcome = json.loads(file.read_text()) if file.is_file() else {"candidate": None, "passed": False}
+    name = outcome["candidate"]
+    if not outcome["passed"] or name not in runs or _held(_client(name), runs[name], outcome["model"])[1]:
+        return None
+    return f"{outcome['model']} has no version of {name}; to register it again: dvc repro -f -s register"
+
+
+def _held(client: mlflow.MlflowClient, run: str, model: str) -> tuple[str, str | None]:
+    """Return the key of a run and the version of the model that has the same key, None without one."""
+    key = client.get_run(run).data.tags[KEY]
+    known = client.search_model_versions(f"name = '{model}'")
+    return key, next((version.version for version in known if version.tags.get(KEY) == key), None)
 
 
 def _client(name: str) -> mlflow.MlflowClient:
