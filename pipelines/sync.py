@@ -3,15 +3,17 @@
 python -m pipelines.sync        reads build/, models/ and metrics/; safe to repeat
 """
 
+from pathlib import Path
+
 from pipelines import plain_stage
 
 
 @plain_stage
 def main() -> None:
     """Complete the runs of all candidates; name the command that registers a version which the registry lost."""
-    from stepladder import registry, sync
+    from stepladder import leaderboard, registry, sync
 
-    names = sync.compared()
+    names = leaderboard.configured(Path())["candidates"]
     told = sync.tell(names)
     print(f"{len(told)} of {len(names)} candidates are tracked", flush=True)
     if line := registry.lost(told):

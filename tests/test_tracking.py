@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stepladder import records, splits
+from stepladder.errors import ConfigError
 from tests.conftest import sentences
 
 # MLflow 3.17 uses a loader of SQLAlchemy that is about to go
@@ -283,6 +284,13 @@ def test_a_model_that_was_trained_anew_is_not_told_with_the_scores_of_the_one_be
     Path("predictions", "test", "lora.parquet").unlink()  # by evaluate, which then fails
     sync.tell(["lora"])
     assert "test/accuracy" not in held(tracker(), run.info.run_id)["metrics"]
+
+
+def test_sync_before_configure_names_the_command_to_type(place):
+    from pipelines import sync
+
+    with pytest.raises(ConfigError, match=r"build/compare/compare\.yaml: not there; dvc repro configure"):
+        sync.main.__wrapped__()
 
 
 def test_nested_sections_become_flat_parameters_without_the_unused():

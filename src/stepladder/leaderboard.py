@@ -97,6 +97,11 @@ def failed(root: Path, candidates: list[str], pieces: tuple = PLOT) -> list[dict
     return rows
 
 
+def configured(root: Path) -> dict:
+    """Return build/compare/compare.yaml, what the leaderboard is about; ConfigError where it was not composed."""
+    return _yaml(root / "build/compare/compare.yaml")
+
+
 def conclude(root: Path) -> tuple[list[str], int]:
     """Return the last lines of a run and its exit code: verdict, page, MLflow command.
 
@@ -104,7 +109,7 @@ def conclude(root: Path) -> tuple[list[str], int]:
     reports/partial/, the commands come first and the code is 1. Raises DataError where a stage of a data set failed:
     no candidate ran after it, and whatever they left is of older data.
     """
-    config = _yaml(root / "build/compare/compare.yaml")
+    config = configured(root)
     _refuse_failed_data(root, config)
     _refuse_older_inputs(root, config)
     path, lost = root / "reports/leaderboard.json", failed(root, config["candidates"])

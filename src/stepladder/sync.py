@@ -25,11 +25,6 @@ def forgiving(cure: str) -> Iterator[None]:
         print(f"warning: not tracked ({' '.join(str(error).split())}); {cure}", file=sys.stderr, flush=True)
 
 
-def compared() -> list[str]:
-    """Return the names of the candidates that the leaderboard is about."""
-    return yaml.safe_load(Path("build", "compare", "compare.yaml").read_text())["candidates"]
-
-
 def tell(names: list[str], *, scored: bool = True) -> dict[str, str]:
     """Tell the tracking store of these candidates, those of them that are trained; return {name: run id}.
 
