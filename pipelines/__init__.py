@@ -23,7 +23,7 @@ CONF = ROOT / "conf"
 ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s of silence where no server answers; MLflow's own 7 take 4 minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s where no server answers; MLflow's own 7 take 4 minutes
     "TOKENIZERS_PARALLELISM": "false",
 }
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM)

@@ -45,14 +45,9 @@ def entry(name: str, *, scored: bool = True) -> Entry | None:
     failed = [row["stage"] for row in leaderboard.failed(Path(), [name])]
     if failed and failed[0] not in ("evaluate", "score"):
         return None
-    return _entry(
-        candidates.tuned(_config(name)),
-        json.loads(Path("inputs", f"{name}.json").read_text()),
-        Path("models", name),
-        name=name,
-        scores=_scores(name) if scored and not failed else {},
-        tags=_commit(runs.known(Path(), name).get("train")),
-    )
+    sections, files = candidates.tuned(_config(name)), json.loads(Path("inputs", f"{name}.json").read_text())
+    scores, tags = _scores(name) if scored and not failed else {}, _commit(runs.known(Path(), name).get("train"))
+    return _entry(sections, files, Path("models", name), name=name, scores=scores, tags=tags)
 
 
 def trials(told: Entry, *, parent: str) -> list[Entry]:
@@ -76,14 +71,10 @@ def trials(told: Entry, *, parent: str) -> list[Entry]:
 def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:
     """Tell of a run typed by hand, whose files lie in `output`; return the run's id."""
     names = describe(sections)
-    made = _entry(
-        sections,
-        files,
-        output / "model",
-        name="-".join(names[part] for part in ("level", "model", "method") if names[part] != "none"),
-        scores={f"val/{name}": value for name, value in scores.items()},
-        tags={"stepladder.output": output.as_posix(), **_commit({"git_revision": runs.revision()})},
-    )
+    name = "-".join(names[part] for part in ("level", "model", "method") if names[part] != "none")
+    tags = {"stepladder.output": output.as_posix()} | _commit({"git_revision": runs.revision()})
+    val = {f"val/{metric}": value for metric, value in scores.items()}
+    made = _entry(sections, files, output / "model", name=name, scores=val, tags=tags)
     return tracking.of(sections["runtime"]).tell(made)
 
 
