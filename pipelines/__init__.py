@@ -7,6 +7,7 @@ Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 i
 
 import errno
 import functools
+import logging
 import os
 import signal
 import sys
@@ -108,6 +109,9 @@ def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | Non
     """Run one job; a fault ends a single run at once, while a grid goes on and fails in the end."""
     from stepladder import compose
 
+    if logging.getLogger().level == logging.INFO:  # as Hydra sets it without hydra.verbose
+        logging.getLogger().setLevel(logging.WARNING)  # of others' libraries
+        logging.getLogger("stepladder").setLevel(logging.INFO)
     try:
         return function(compose.plain(config))
     except Exception as error:

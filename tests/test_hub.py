@@ -79,6 +79,7 @@ def test_a_model_of_a_hub_is_fetched_once_at_its_commit_and_opens_without_the_hu
     with hub(tiny / "bert") as (endpoint, asked):
         done = fetch(tmp_path, endpoint)
         assert done.returncode == 0, done.stderr
+        assert "HTTP Request" not in done.stdout + done.stderr
         assert any(f"/{ID}/resolve/{COMMIT}/model.safetensors" in path for path in asked)
     folder = tmp_path / done.stdout.splitlines()[-1].removeprefix("hub: ")
     assert (folder / "model.safetensors").read_bytes() == (tiny / "bert" / "model.safetensors").read_bytes()
