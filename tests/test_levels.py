@@ -106,6 +106,16 @@ def test_a_level_predicts_the_same_before_it_is_saved_and_after_it_is_loaded(nam
         assert facts["rows_seen"] == 24
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_level_answered_on_val_while_it_was_fitted_is_what_it_predicts(name, made):
+    level = made(name)[0]
+    _, _, task, changes = CASES[name]
+    unwritten = task == "generation" and changes.get("trainer", {}).get("monitor", "loss") == "loss"
+    assert (level.validated is None) == (CASES[name][0] in ("baseline", "prompt") or unwritten)
+    if level.validated is not None:
+        assert level.validated.equals(level.predict(data(task, 12, seed=1)))
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[0] == "finetune"])
 def test_the_number_of_trained_parameters_is_the_one_that_the_method_says(name, made):
     level, _, facts, _, base = made(name)

@@ -45,7 +45,7 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
     sweep = {
         "parameters": {"optimizer.learning_rate": [1e-12, 0.02], "trainer.gradient_clip": [0.5, None]},
-        "max_rows": 32, "max_epochs": 3,
+        "max_rows": 32, "max_epochs": 12,
     }  # fmt: skip
     config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
     search.grid(config, trial)

@@ -45,10 +45,11 @@ class Run:
         self._training = training
 
     def fit(self) -> dict:
-        return self._training.fit(
+        facts, self.answers = self._training.fit(
             (self.model, self.objective), self.settings, train=self.parts[0], val=self.parts[1], state=self.state,
             log=lambda *values: self.told.append(values),
         )  # fmt: skip
+        return facts
 
     def values(self, name: str) -> list[float]:
         return [value for told, value, _, _ in self.told if told == name]
@@ -122,7 +123,10 @@ def test_training_equals_a_plain_loop_over_the_same_batches(form, method, tiny, 
     wanted, losses = plain_loop(theirs, epochs=facts["best_epoch"] + 1)
     assert facts["best_epoch"] == 1, "the loop ends with the last weights, so the last must be the best"
     assert ours.values("train/loss") == pytest.approx(losses, abs=1e-5)
-    assert distance(ours.weights(), wanted) < 1e-5
+    found = ours.weights()
+    for name in [name for name in wanted if name.endswith("key.bias")]:  # moves no attention: its gradient is rounding
+        del found[name], wanted[name]
+    assert distance(found, wanted) < 3e-5
     assert distance(ours.weights(), ours.before) > 1e-3
 
 
@@ -182,6 +186,7 @@ def test_the_best_weights_by_the_watched_metric_come_back_not_the_last(tiny, tmp
     from stepladder import metrics
 
     assert metrics.load("log_loss").compute(again) == pytest.approx(min(losses), rel=1e-5)
+    assert run.answers.equals(again), "the validation that chose the weights has answered val already"
     assert not list(tmp_path.glob("*.ckpt"))
 
 

@@ -70,6 +70,8 @@ class Answerer:
 class LanguageLevel:
     """What the levels that answer with a language model share; each of them adds its own `fit`."""
 
+    validated = None
+
     def __init__(self, sections: dict, *, base: Path | None):
         self.sections, self.base, self.answerer, self.facts = sections, base, None, {}
 

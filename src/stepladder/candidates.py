@@ -101,7 +101,7 @@ def fit(sections: dict, files: Inputs, *, folder: Path, state: Path, cost: dict)
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
     cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
     level.save(made)
-    records.write(level.predict(val), state / "val.parquet")
+    records.write(level.predict(val) if level.validated is None else level.validated, state / "val.parquet")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.move(made, folder)

@@ -16,17 +16,15 @@ from pathlib import Path
 import lightning
 import polars as pl
 import torch
-import transformers
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from stepladder import metrics, progress
 from stepladder.batches import Batches
-from stepladder.errors import ConfigError, DataError, NumericsError, unknown
+from stepladder.errors import ConfigError, unknown
+from stepladder.learner import Embedder, Learner, Log, Recorder
 from stepladder.settings import Settings
-
-Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,99 +45,12 @@ class Examples:
         return sum(row.get("cut", False) for row in self.rows)
 
 
-class Learner(lightning.LightningModule):
-    """One model, one objective; validation answers all rows and computes the task's metrics from them."""
+def fit(
+    learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log
+) -> tuple[dict, pl.DataFrame | None]:
+    """Train in place `learning`, a pair (model, objective); return facts and what the restored weights answer on val.
 
-    def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
-        super().__init__()
-        self.model, self.objective, self.settings = model, objective, settings
-        self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
-        self.examples_seen = self.tokens_seen = 0
-
-    def on_train_epoch_start(self):
-        self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
-
-    def training_step(self, batch, _index):
-        loss = self.objective.loss(self.model, batch)
-        if not torch.isfinite(loss):
-            raise NumericsError(
-                f"training step {self.global_step}: loss is {loss.item()}; rows {batch['row'].tolist()}, "
-                f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}; lower optimizer.learning_rate"
-            )
-        self.examples_seen += len(batch["row"])
-        self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
-        self.tokens_seen += sum(map(len, batch.get("answers", ())))
-        return loss
-
-    def on_before_optimizer_step(self, _optimizer):
-        if self.settings.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
-
-    def validation_step(self, batch, _index):
-        unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
-        self.rows += (self.objective.losses if unwritten else self.objective.answer)(self.model, batch)
-
-    def on_validation_epoch_end(self):
-        values = {"val/loss": sum(row["loss"] for row in self.rows) / sum(row["tokens"] for row in self.rows)}
-        if not math.isfinite(values["val/loss"]):
-            raise NumericsError(f"validation after step {self.global_step}: loss is {values['val/loss']}")
-        if self.settings.monitor != "loss" or self.objective.task != "generation":
-            predictions = self.objective.predictions(self.val, self.rows)
-            scores = metrics.evaluate(predictions, self.objective.task)
-            values |= {f"val/{name}": value for name, value in scores.items() if value is not None}
-        watched = self.settings.monitor
-        if f"val/{watched}" not in values:
-            raise DataError(f"trainer.monitor={watched}: not defined on these {len(self.val)} val records")
-        self.rows, self.values = [], values
-        self.log(f"val/{watched}", values[f"val/{watched}"])
-
-    def predict_step(self, batch, _index):
-        return self.objective.answer(self.model, batch)
-
-    def configure_optimizers(self):
-        options = dict(self.settings.optimizer)
-        kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
-        options["lr"] = options.pop("learning_rate")
-        trained = [weight for weight in self.parameters() if weight.requires_grad]
-        decay = options.pop("weight_decay", 0.0)
-        groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
-            {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},
-            {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = kind([group for group in groups if group["params"]], **options)
-        warmup = round(self.settings.scheduler["warmup_share"] * self.total_steps)
-        schedule = transformers.get_scheduler(
-            self.settings.scheduler["name"], optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint):
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-
-
-class Recorder(Callback):
-    """Tells the log the training loss, the learning rate and the validation values."""
-
-    def __init__(self, log: Log):
-        self.tell, self.losses = log, []
-
-    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
-        step, epoch = trainer.global_step, trainer.current_epoch
-        if step % max(1, learner.total_steps // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.tell("train/loss", sum(self.losses) / len(self.losses), step, epoch)
-            self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, epoch)
-            self.losses = []
-
-    def on_validation_end(self, trainer, learner):
-        for name, value in sorted(learner.values.items()):
-            self.tell(name, value, trainer.global_step, trainer.current_epoch)
-
-
-def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log) -> dict:
-    """Train in place `learning`, a pair (model, objective); return facts: best value and step, rows and tokens seen.
-
+    Facts are the best value and its step, rows and tokens seen; the answers are None where only a loss was watched.
     `state` holds the checkpoints. Raises NumericsError when a loss is not finite, ConfigError for a metric to watch
     that the task does not have.
     """
@@ -170,7 +81,8 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
     learner.load_state_dict(saved["state_dict"], strict=False)
     Path(best.best_model_path).unlink()
     model.eval()
-    return {
+    assert learner.best_step == saved["global_step"], "the checkpoint is not of the validation that is reported"
+    facts = {
         "monitor": watched,
         "best_score": float(best.best_model_score),
         "best_epoch": int(saved["epoch"]),
@@ -180,6 +92,7 @@ def fit(learning, settings: Settings, *, train: Examples, val: Examples, state: 
         "tokens_seen": learner.tokens_seen,
         "precision": settings.precision,
     }
+    return facts, learner.best_predictions
 
 
 def encode(objective, records: pl.DataFrame, *, train: bool = False) -> Examples:
@@ -214,17 +127,6 @@ def embed(model, objective, examples: Examples, settings: Settings) -> Examples:
     features = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
     rows = [{"features": features[e["row"]], "label": e["label"], "row": e["row"], "length": 1} for e in examples.rows]
     return Examples(examples.records, rows)
-
-
-class Embedder(lightning.LightningModule):
-    """Runs the backbone alone."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def predict_step(self, batch, _index):
-        return batch["row"].tolist(), self.model.embed(batch["input_ids"], batch["attention_mask"]).float().cpu()
 
 
 def _forecast(learner: Learner, train: Examples, sampler: Batches, trainer: lightning.Trainer) -> str:

@@ -19,6 +19,8 @@ RECORDS = "records.parquet"
 class Level:
     """A baseline; `state` is all it has learned, as JSON values and one table of records."""
 
+    validated = None
+
     def __init__(self, sections: dict, *, base: Path | None = None):
         self.sections, self.state, self.records = sections, {}, None
 

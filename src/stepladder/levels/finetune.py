@@ -23,7 +23,7 @@ class Level(answering.LanguageLevel):
         num_cut = parts[0].num_cut
         if answerer.description["form"] == "pooled":
             parts = [training.embed(answerer.model, answerer.objective, part, plan) for part in parts]
-        facts = training.fit(
+        facts, self.validated = training.fit(
             (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
         )
         self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), "rows_cut": num_cut, **facts}

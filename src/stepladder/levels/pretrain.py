@@ -40,7 +40,7 @@ class Level(finetune.Level):
         objective = objectives.load("language_modeling")(learned, task="language_modeling", max_length=length)
         packed = training.encode(objective, texts, train=True)
         print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
-        facts = training.fit(
+        facts, answers = training.fit(
             (model, objective),
             self._settings(plan, length),
             train=packed,
@@ -51,8 +51,7 @@ class Level(finetune.Level):
         with models.quiet():
             model.save_pretrained(self.base)
         learned.save_pretrained(self.base)
-        predictions = training.predict(model, objective, held_out, self._settings(plan, length))
-        bits = float(predictions["bits"].sum() / predictions["num_bytes"].sum())
+        bits = float(answers["bits"].sum() / answers["num_bytes"].sum())
         return {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}
 
     def _settings(self, plan: dict, length: int) -> Settings:

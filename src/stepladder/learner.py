@@ -1,0 +1,130 @@
+"""Learner: one model and one objective as Lightning sees them, and what tells the log of their training."""
+
+import math
+from collections.abc import Callable
+
+import lightning
+import polars as pl
+import torch
+import transformers
+from lightning.pytorch.callbacks import Callback
+
+from stepladder import attention, dropout, metrics
+from stepladder.errors import DataError, NumericsError
+from stepladder.settings import Settings
+
+Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
+
+
+class Learner(lightning.LightningModule):
+    """One model, one objective; validation answers all rows and computes the task's metrics from them."""
+
+    def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
+        super().__init__()
+        attention.prefer(model)
+        dropout.prefer(model)
+        self.model, self.objective, self.settings = model, objective, settings
+        self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
+        self.best_score = self.best_step = self.best_predictions = None
+        self.examples_seen = self.tokens_seen = 0
+
+    def on_train_epoch_start(self):
+        self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
+
+    def training_step(self, batch, _index):
+        loss = self.objective.loss(self.model, batch)
+        if not torch.isfinite(loss):
+            raise NumericsError(
+                f"training step {self.global_step}: loss is {loss.item()}; rows {batch['row'].tolist()}, "
+                f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}; lower optimizer.learning_rate"
+            )
+        self.examples_seen += len(batch["row"])
+        self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
+        self.tokens_seen += sum(map(len, batch.get("answers", ())))
+        return loss
+
+    def on_before_optimizer_step(self, _optimizer):
+        if self.settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
+
+    def validation_step(self, batch, _index):
+        unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
+        self.rows += (self.objective.losses if unwritten else self.objective.answer)(self.model, batch)
+
+    def on_validation_epoch_end(self):
+        values = {"val/loss": sum(row["loss"] for row in self.rows) / sum(row["tokens"] for row in self.rows)}
+        if not math.isfinite(values["val/loss"]):
+            raise NumericsError(f"validation after step {self.global_step}: loss is {values['val/loss']}")
+        predictions = None
+        if self.settings.monitor != "loss" or self.objective.task != "generation":
+            predictions = self.objective.predictions(self.val, self.rows)
+            scores = metrics.evaluate(predictions, self.objective.task)
+            values |= {f"val/{name}": value for name, value in scores.items() if value is not None}
+        watched = self.settings.monitor
+        if f"val/{watched}" not in values:
+            raise DataError(f"trainer.monitor={watched}: not defined on these {len(self.val)} val records")
+        self.rows, self.values = [], values
+        self.log(f"val/{watched}", values[f"val/{watched}"])
+        self._keep(values[f"val/{watched}"], predictions)
+
+    def _keep(self, score: float, predictions: pl.DataFrame | None):
+        """Remember the answers of the validation whose weights will be restored: the first of the best."""
+        best, watched = self.best_score, self.settings.monitor
+        upwards = watched != "loss" and metrics.load(watched).GREATER_IS_BETTER
+        if best is None or (score > best if upwards else score < best):
+            self.best_score, self.best_step, self.best_predictions = score, self.global_step, predictions
+
+    def predict_step(self, batch, _index):
+        return self.objective.answer(self.model, batch)
+
+    def configure_optimizers(self):
+        options = dict(self.settings.optimizer)
+        kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
+        options["lr"] = options.pop("learning_rate")
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        decay = options.pop("weight_decay", 0.0)
+        groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
+            {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},
+            {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = kind([group for group in groups if group["params"]], **options)
+        warmup = round(self.settings.scheduler["warmup_share"] * self.total_steps)
+        schedule = transformers.get_scheduler(
+            self.settings.scheduler["name"], optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint):
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+
+class Embedder(lightning.LightningModule):
+    """Runs the backbone alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        attention.prefer(model)
+        self.model = model
+
+    def predict_step(self, batch, _index):
+        return batch["row"].tolist(), self.model.embed(batch["input_ids"], batch["attention_mask"]).float().cpu()
+
+
+class Recorder(Callback):
+    """Tells the log the training loss, the learning rate and the validation values."""
+
+    def __init__(self, log: Log):
+        self.tell, self.losses = log, []
+
+    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        if step % max(1, learner.total_steps // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.tell("train/loss", sum(self.losses) / len(self.losses), step, epoch)
+            self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, epoch)
+            self.losses = []
+
+    def on_validation_end(self, trainer, learner):
+        for name, value in sorted(learner.values.items()):
+            self.tell(name, value, trainer.global_step, trainer.current_epoch)
