@@ -130,6 +130,26 @@ def test_training_equals_a_plain_loop_over_the_same_batches(form, method, tiny, 
     assert distance(ours.weights(), ours.before) > 1e-3
 
 
+@pytest.mark.parametrize(("form", "method"), [("bert", LORA), ("llama", LORA), ("bert", {"name": "full"})])
+def test_frozen_weights_in_bf16_change_no_number_of_a_mixed_run(form, method, tiny, tmp_path):
+    from stepladder import models
+
+    options = {"form": form, "method": method, "settings": {"max_epochs": 2, "precision": "bf16-mixed"}}
+    plain, light = Run(tiny, tmp_path, **options), Run(tiny, tmp_path, **options)
+    models.lighten(light.model, "32-true")
+    assert {str(weight.dtype) for weight in light.model.parameters()} == {"torch.float32"}
+    models.lighten(light.model, "bf16-mixed")
+    held = {str(weight.dtype) for weight in light.model.parameters() if not weight.requires_grad}
+    assert held == (set() if method == {"name": "full"} else {"torch.float32", "torch.bfloat16"})
+    assert {str(weight.dtype) for weight in light.model.parameters() if weight.requires_grad} == {"torch.float32"}
+    plain.fit()
+    light.fit()
+    assert plain.told == light.told
+    assert plain.answers.equals(light.answers)
+    trained = [name for name, weight in plain.model.named_parameters() if weight.requires_grad]
+    assert all(plain.weights()[name].equal(light.weights()[name]) for name in trained)
+
+
 def test_our_lora_has_the_weights_that_peft_makes(tiny, tmp_path):
     import peft
     import torch

@@ -85,9 +85,10 @@ class LanguageLevel:
 
     @classmethod
     def load(cls, folder: Path) -> "LanguageLevel":
-        """Return the level that was saved in `folder`."""
+        """Return the level that was saved in `folder`, ready to answer."""
         level = cls({}, base=None)
         level.answerer = load(folder)
+        models.lighten(level.answerer.model, level.answerer.settings.precision)
         return level
 
 

@@ -37,6 +37,7 @@ class Level(answering.LanguageLevel):
         heads = "pooled" if method == methods.FROZEN else "classifier"
         form = heads if objective == "supervised" else "causal"
         model = methods.apply(answering.open_model(form, self.base, labels, seed=seed), method, seed=seed)
+        models.lighten(model, settings.resolve(sections["trainer"]["precision"]))
         whole, tokenizer = form != "pooled" and method == methods.FULL, models.tokenizer(self.base)
         description = answering.describe(
             form,
