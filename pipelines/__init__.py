@@ -5,6 +5,7 @@ python -m pipelines.train level=finetune method=lora method.r=16   by hand; -m f
 Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 interrupted, 143 SIGTERM, 1 a bug.
 """
 
+import ctypes
 import errno
 import functools
 import logging
@@ -61,6 +62,8 @@ def _guarded(run: Callable[[bool], None]) -> None:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     signal.signal(signal.SIGTERM, _terminated)
+    if "DVC_STAGE" in os.environ:
+        _end_with_parent()
     try:
         run(wanted)
     except KeyboardInterrupt:
@@ -70,6 +73,15 @@ def _guarded(run: Callable[[bool], None]) -> None:
         sys.exit(TERMINATED if type(end).__name__ == "SIGTERMException" else end.code)
     except Exception as error:
         sys.exit(_told(error, wanted))
+
+
+def _end_with_parent() -> None:
+    """Be terminated when DVC dies, which would start the stage again beside this one (prctl(2), Linux alone)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            sys.exit(TERMINATED)
 
 
 def _terminated(signum: int, frame) -> None:

@@ -6,7 +6,7 @@ python -m pipelines.compare -cd build/compare -cn compare        reports/leaderb
 from pathlib import Path
 
 from pipelines import stage
-from stepladder import leaderboard
+from stepladder import leaderboard, work
 from stepladder.report import leaderboard as report
 
 
@@ -14,6 +14,7 @@ from stepladder.report import leaderboard as report
 def main(config: dict) -> None:
     """Assemble and write the leaderboard of the configured candidates."""
     report.write(leaderboard.assemble(Path(), config), Path("reports"))
+    work.clear()
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "search sync by_hand",
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
-    "answering training learner",
+    "answering training learner checkpoints",
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
     "attention dropout",
-    "leaderboard splits prompts assets fingerprints dialects report",
+    "leaderboard work splits prompts assets fingerprints dialects report",
     "records predictions statistics metrics sources verdict archives leftovers runs schema store speech",
     "errors",
 )
@@ -29,7 +29,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 MODEL_FLOORS = {name for names in FLOORS[3:6] for name in names.split()} - {"progress"}
 OWNERS = {
     "mlflow": {"tracking", "registry", "serving"},
-    "lightning": {"training", "learner", "progress"},
+    "lightning": {"training", "learner", "checkpoints", "progress"},
     "peft": MODEL_FLOORS,
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,

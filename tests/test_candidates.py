@@ -1,14 +1,17 @@
 """Candidates: samples and keys are stable, and a fitted folder appears whole; what a stage cost is noted beside."""
 
 import copy
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
-from stepladder import candidates, records, runs, splits
-from stepladder.errors import DataError
+from stepladder import candidates, records, runs, splits, work
+from stepladder.errors import DataError, IntegrityError
 from tests.conftest import sentences
 
 
@@ -87,10 +90,60 @@ def test_training_leaves_model_predictions_and_costs_and_evaluation_the_test_ans
         assert cost["num_rows"] == number
         assert cost["seconds"] > 0
         assert cost["key"] == saved["key"] == candidates.key(config, splits.assign("films", None))
-    assert not list(Path("state", "train").iterdir())
     models = {path: path.read_bytes() for path in Path("models").rglob("*") if path.is_file()}
+    shutil.rmtree("state")
     candidates.train(config)
     assert {path: path.read_bytes() for path in models} == models  # byte for byte
+
+
+def test_finished_work_is_published_again_until_dvc_knows_it_and_damaged_work_is_done_again(
+    place, choose, monkeypatch, capsys
+):
+    config = {**choose("baseline", "tfidf"), "candidate": "tfidf"}
+    fitted, fit = [], candidates.fit
+    monkeypatch.setattr(candidates, "fit", lambda *words, **parts: fitted.append(1) or fit(*words, **parts))
+    candidates.train(config)
+    before, seconds = Path("models", "tfidf", "stepladder.json").read_bytes(), cost("tfidf")["fit_seconds"]
+    shutil.rmtree("models")
+    candidates.train(config)
+    assert len(fitted) == 1 and cost("tfidf")["fit_seconds"] == seconds
+    assert Path("models", "tfidf", "stepladder.json").read_bytes() == before
+    (state,) = (path for path in Path("state", "train").iterdir() if path.is_dir())
+    (state / "result" / "val.parquet").chmod(0o644)
+    (state / "result" / "val.parquet").write_bytes(b"other")
+    candidates.train(config)
+    assert len(fitted) == 2 and "val.parquet: expected sha256" in capsys.readouterr().out
+    candidates.train({**config, "seed": 9})
+    monkeypatch.setenv("STEPLADDER_FRESH", "1")
+    candidates.train(config)
+    assert len(fitted) == 4
+    work.clear()
+    assert len(list(Path("state", "train").glob("*/result"))) == 2, "DVC knows of nothing"
+    md5 = hashlib.md5(Path("predictions", "val", "tfidf.parquet").read_bytes()).hexdigest()
+    known = {"train@tfidf": {"outs": [{"path": "predictions/val/tfidf.parquet", "md5": md5}]}}
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": known}))
+    work.clear()
+    assert not list(Path("state", "train").iterdir())
+
+
+def test_work_begun_with_other_versions_is_refused_by_their_names(place, choose):
+    config = {**choose("baseline", "tfidf"), "candidate": "tfidf"}
+    candidates.train(config)
+    (file,) = Path("state", "train").glob("*/versions.json")
+    records.write_json(json.loads(file.read_text()) | {"torch": "1.0.0"}, file)
+    with pytest.raises(IntegrityError, match=r"other versions \(torch 1\.0\.0 -> .*STEPLADDER_FRESH=1 begins anew"):
+        candidates.train(config)
+
+
+def test_a_history_that_was_told_twice_or_cut_is_whole_again(tmp_path):
+    lines = [{"name": "train/loss", "value": 0.5, "step": 1}, {"name": "val/loss", "value": 0.4, "step": 1}]
+    lines = [json.dumps(line) for line in [*lines, {"name": "train/loss", "value": 0.3, "step": 2}]]
+    (tmp_path / "told").write_text("\n".join([lines[0], lines[1], lines[2][:9], lines[1], lines[2]]) + "\n")
+    assert candidates._told_once(tmp_path / "told") == "\n".join(lines) + "\n"
+
+
+def cost(name: str) -> dict:
+    return json.loads(Path("runs", name, "train.json").read_text())
 
 
 def test_a_fit_that_fails_leaves_the_finished_folder_alone(place, choose):

@@ -1,6 +1,7 @@
 """Search: the grid picks the best by validation, writes whole sections, and never opens the test file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -44,10 +45,10 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     opened, read = [], records.read
     monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
     sweep = {
-        "parameters": {"optimizer.learning_rate": [1e-12, 0.02], "trainer.gradient_clip": [0.5, None]},
-        "max_rows": 32, "max_epochs": 12,
+        "parameters": {"optimizer.learning_rate": [1e-12, 0.01], "trainer.gradient_clip": [0.5, None]},
+        "max_rows": 32, "max_epochs": 20,
     }  # fmt: skip
-    config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
+    config = {**choose("finetune", "bert", trainer={"patience": 20}), "candidate": "lora", "sweep": sweep}
     search.grid(config, trial)
     table = pl.read_parquet("reports/trials/lora.parquet")
     assert table.columns == ["optimizer.learning_rate", "trainer.gradient_clip", "score", "loss"]
@@ -56,17 +57,41 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
     sections, cost = found["sections"], json.loads(Path("runs", "lora", "sweep.json").read_text())
     assert cost["key"] == found["key"]
-    assert best["optimizer.learning_rate"] == 0.02
+    assert best["optimizer.learning_rate"] == 0.01
     assert sections == {
-        "optimizer": {**config["optimizer"], "learning_rate": 0.02},
+        "optimizer": {**config["optimizer"], "learning_rate": 0.01},
         "trainer": {**config["trainer"], "gradient_clip": best["trainer.gradient_clip"]},
     }
     assert sections["trainer"]["max_epochs"] == 1  # the sweep's own, short or long, is not the candidate's
     assert set(opened) == {"data/films/train.parquet", "data/films/val.parquet"}
-    assert candidates.tuned(config)["optimizer"]["learning_rate"] == 0.02
+    assert candidates.tuned(config)["optimizer"]["learning_rate"] == 0.01
     assert "trial 4 of 4" in capsys.readouterr().out
     assert cost["num_trials"] == 4
-    assert not Path("state", "sweep", "lora").exists()
+    assert not list(Path("state", "sweep").glob("*/*/fit")), "weights of trials are not kept"
+
+
+def test_a_search_that_was_stopped_tries_no_trial_twice(place, choose, monkeypatch):
+    sweep = {"parameters": {"optimizer.learning_rate": [1e-3, 2e-3, 3e-3]}, "max_rows": 16, "max_epochs": 1}
+    config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
+    search.grid(config, trial)
+    whole, tuned = pl.read_parquet("reports/trials/lora.parquet"), Path("tuned", "lora.yaml").read_text()
+    shutil.rmtree("state")
+    tried, real = [], search._tried
+
+    def dies(config, point, *words):
+        tried.append(point["optimizer.learning_rate"])
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return real(config, point, *words)
+
+    monkeypatch.setattr(search, "_tried", dies)
+    with pytest.raises(KeyboardInterrupt):
+        search.grid(config, trial)
+    search.grid(config, trial)
+    assert tried == [1e-3, 2e-3, 3e-3, 3e-3]
+    assert (
+        pl.read_parquet("reports/trials/lora.parquet").equals(whole) and Path("tuned", "lora.yaml").read_text() == tuned
+    )
 
 
 def searching(**parameters) -> dict:
@@ -115,9 +140,8 @@ def seen(monkeypatch) -> list[dict]:
 
         def fit(self, train, val, *, state, log, corpus):
             found.append({**self.sections, "num_rows": len(train)})
-            for name in ("accuracy", "loss"):
-                log(f"val/{name}", 0.5, 1, 1)
-            return {"best_step": 1}
+            self.validated = pl.DataFrame({"target": ["good", "bad"], "answer": ["good", "good"]})
+            return {"best_loss": 0.5}
 
     monkeypatch.setattr(levels, "load", lambda name: Level)
     return found

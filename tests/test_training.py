@@ -207,7 +207,6 @@ def test_the_best_weights_by_the_watched_metric_come_back_not_the_last(tiny, tmp
 
     assert metrics.load("log_loss").compute(again) == pytest.approx(min(losses), rel=1e-5)
     assert run.answers.equals(again), "the validation that chose the weights has answered val already"
-    assert not list(tmp_path.glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("monitor", ["accuracy", "log_loss"])

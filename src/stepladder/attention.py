@@ -46,7 +46,7 @@ def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
     allowed = _causal(module, queries, options) if attention_mask is None else attention_mask
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    weights = drop.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout)
+    weights = drop.dropout(scores.softmax(-1), dropout)  # summed in float32 by torch, also for bf16
     return (weights.view(stacked) @ value).view(rows, heads, queries, -1).transpose(1, 2).contiguous(), None
 
 

@@ -7,10 +7,11 @@ WINDOW = 50  # batches that are sorted together: large enough to fill batches, s
 
 
 class Batches(Sampler[list[int]]):
-    """Batch sampler over `lengths` (tokens a row); set `epoch` before each pass."""
+    """Batch sampler over `lengths` (tokens a row); set `epoch` before each pass, `skip` to begin later in the next."""
 
     def __init__(self, lengths: list[int], batch_size: int, *, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.epoch = self.skip = 0
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
@@ -21,5 +22,6 @@ class Batches(Sampler[list[int]]):
         size = self.batch_size * WINDOW
         windows = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
         batches = [w[i : i + self.batch_size] for w in windows for i in range(0, len(w), self.batch_size)]
-        for index in torch.randperm(len(batches), generator=random).tolist():
+        first, self.skip = self.skip, 0
+        for index in torch.randperm(len(batches), generator=random).tolist()[first:]:
             yield batches[index]

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import levels, records, runs, store
+from stepladder import levels, records, runs, store, work
 from stepladder.errors import DataError
 
 HISTORY = "history.jsonl"
@@ -79,32 +79,30 @@ def sample(train: pl.DataFrame, max_rows: int | None, seed: int) -> pl.DataFrame
     return kept
 
 
-def fit(sections: dict, files: Inputs, *, folder: Path, state: Path, cost: dict) -> None:
-    """Train one candidate, save it in `folder` and its val predictions in `state`; add to `cost` what it took.
+def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
+    """Train one candidate; put its model, its val predictions and what it cost into `made`.
 
-    `folder` appears only when everything in it is finished.
+    `state` holds the way there: a training that was stopped goes on, and its history and cost are those of one.
     """
     train, val = files.read("train"), files.read("val")
     print(f"{sections['level']['name']}: {len(train):,} train and {len(val):,} val rows", flush=True)
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
     sampled = sample(train, sections["data"]["max_rows"], sections["seed"])
-    shutil.rmtree(state, ignore_errors=True)
-    made = state / "made"
-    made.mkdir(parents=True)
-    with (made / HISTORY).open("w") as history:
+    cost, before = {}, work.seconds(state)
+    with (state / HISTORY).open("a") as history:
 
         def log(name: str, value: float, step: int, epoch: int) -> None:
             print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=history, flush=True)
 
         with runs.timed(cost, "fit_seconds"):
-            facts = level.fit(sampled, val, state=state, log=log, corpus=files.corpus())
+            facts = level.fit(sampled, val, state=state / "fit", log=log, corpus=files.corpus())
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
     cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
-    level.save(made)
-    records.write(level.predict(val) if level.validated is None else level.validated, state / "val.parquet")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(made, folder)
+    cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)
+    level.save(made / "model")
+    records.write_text(_told_once(state / HISTORY), made / "model" / HISTORY)
+    records.write(level.predict(val) if level.validated is None else level.validated, made / "val.parquet")
+    records.write_json(cost, made / "cost.json")
 
 
 def train(config: dict) -> dict[str, float]:
@@ -117,11 +115,13 @@ def train(config: dict) -> dict[str, float]:
 
 def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict) -> dict[str, float]:
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
-    state = store.root() / "state" / "train" / f"{sections['candidate'] or 'by_hand'}-{key(sections, files.files)}"
-    fit(sections, files, folder=folder, state=state, cost=cost)
-    predictions.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(state / "val.parquet", predictions)
-    shutil.rmtree(state)
+    with work.at("train", sections["candidate"] or "by_hand", key(sections, files.files)) as state:
+        made = store.settle(state / "result", lambda part: fit(sections, files, made=part, state=state))
+        cost |= json.loads((made / "cost.json").read_text())
+        work.publish(made / "model", folder)
+        work.publish(made / "val.parquet", predictions)
+        if not sections["candidate"]:  # no later stage looks for it
+            shutil.rmtree(state)
     return _scores(predictions, sections["task"]["name"])
 
 
@@ -136,6 +136,14 @@ def evaluate(config: dict) -> None:
         cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
         cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"]}
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
+
+
+def _told_once(history: Path) -> str:
+    """Return the history with each value of a step once: a training that went on has told the last ones again."""
+    lines = history.read_text().splitlines()
+    whole = [line for line in lines if line.endswith("}")]  # a killed process may have left half a line
+    told = {(point["name"], point["step"]): line for line, point in zip(whole, map(json.loads, whole), strict=True)}
+    return "".join(f"{line}\n" for line in told.values())
 
 
 def _scores(predictions: Path, task: str) -> dict[str, float]:

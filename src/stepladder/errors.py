@@ -46,6 +46,12 @@ class NumericsError(StepladderError):
     code = 7
 
 
+class BusyError(StepladderError):
+    """Another process is at the same work; the same command goes on when it has ended (EX_TEMPFAIL of sysexits.h)."""
+
+    code = 75
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return "No metric named 'acuracy'. Did you mean 'accuracy'? Known: accuracy, mcc."."""
     names = sorted(known)

@@ -1,5 +1,6 @@
 """Learner: one model and one objective as Lightning sees them, and what tells the log of their training."""
 
+import io
 import math
 from collections.abc import Callable
 
@@ -14,10 +15,13 @@ from stepladder.errors import DataError, NumericsError
 from stepladder.settings import Settings
 
 Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
+PROGRESS = ("examples_seen", "tokens_seen", "best_score", "best_step", "best_loss")
 
 
 class Learner(lightning.LightningModule):
     """One model, one objective; validation answers all rows and computes the task's metrics from them."""
+
+    strict_loading = False  # a checkpoint holds what is trained
 
     def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
         super().__init__()
@@ -25,7 +29,7 @@ class Learner(lightning.LightningModule):
         dropout.prefer(model)
         self.model, self.objective, self.settings = model, objective, settings
         self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
-        self.best_score = self.best_step = self.best_predictions = None
+        self.best_score = self.best_step = self.best_loss = self.best_predictions = None
         self.examples_seen = self.tokens_seen = 0
 
     def on_train_epoch_start(self):
@@ -73,6 +77,7 @@ class Learner(lightning.LightningModule):
         upwards = watched != "loss" and metrics.load(watched).GREATER_IS_BETTER
         if best is None or (score > best if upwards else score < best):
             self.best_score, self.best_step, self.best_predictions = score, self.global_step, predictions
+            self.best_loss = self.values["val/loss"]
 
     def predict_step(self, batch, _index):
         return self.objective.answer(self.model, batch)
@@ -97,6 +102,13 @@ class Learner(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["progress"] = {name: getattr(self, name) for name in PROGRESS}
+        checkpoint["answers"] = _packed(self.best_predictions)
+
+    def on_load_checkpoint(self, checkpoint):
+        for name in PROGRESS:
+            setattr(self, name, checkpoint["progress"][name])
+        self.best_predictions = _unpacked(checkpoint["answers"])
 
 
 class Embedder(lightning.LightningModule):
@@ -117,6 +129,12 @@ class Recorder(Callback):
     def __init__(self, log: Log):
         self.tell, self.losses = log, []
 
+    def state_dict(self):
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state):
+        self.losses = state["losses"]
+
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
         step, epoch = trainer.global_step, trainer.current_epoch
@@ -128,3 +146,15 @@ class Recorder(Callback):
     def on_validation_end(self, trainer, learner):
         for name, value in sorted(learner.values.items()):
             self.tell(name, value, trainer.global_step, trainer.current_epoch)
+
+
+def _packed(frame: pl.DataFrame | None) -> torch.Tensor | None:
+    """Return a table as a tensor of bytes, which a checkpoint without pickled objects may hold."""
+    if frame is None:
+        return None
+    frame.write_ipc(buffer := io.BytesIO())
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor | None) -> pl.DataFrame | None:
+    return None if packed is None else pl.read_ipc(io.BytesIO(packed.numpy().tobytes()))

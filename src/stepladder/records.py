@@ -118,12 +118,12 @@ def read(path: Path | str) -> pl.DataFrame:
 
 def write(frame: pl.DataFrame, path: Path | str) -> None:
     """Write `frame` as Parquet: the same bytes for the same rows, and never half a file."""
-    _publish(Path(path), lambda file: frame.write_parquet(file, compression="zstd", compression_level=3))
+    publish(Path(path), lambda file: frame.write_parquet(file, compression="zstd", compression_level=3))
 
 
 def write_text(text: str, path: Path | str) -> None:
     """Write `text` as UTF-8, never half a file."""
-    _publish(Path(path), lambda file: file.write(text.encode()))
+    publish(Path(path), lambda file: file.write(text.encode()))
 
 
 def write_json(value: object, path: Path | str) -> None:
@@ -131,8 +131,8 @@ def write_json(value: object, path: Path | str) -> None:
     write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
 
 
-def _publish(path: Path, fill: Callable) -> None:
-    """Let `fill` write a temporary file beside `path`, then rename it: rename is atomic within one file system."""
+def publish(path: Path, fill: Callable) -> None:
+    """Let `fill` write a temporary file beside `path`, then rename it: `path` is never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -140,10 +140,15 @@ def _publish(path: Path, fill: Callable) -> None:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename a file that is on the disk, and bring its new name there: atomic within one file system."""
+    os.replace(path, target)
+    folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -1,6 +1,7 @@
 """Search: every combination of a sweep's values, fitted on a sample of train and judged on val; test is never read."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import candidates, levels, metrics, records, runs, store
+from stepladder import candidates, levels, metrics, records, runs, work
 
 Trial = Callable[[dict, dict], dict]  # composes a candidate again with {key: value} on top
 
@@ -20,9 +21,9 @@ def grid(config: dict, trial: Trial) -> None:
     points = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep["parameters"].values())]
     rows, settled = [], {"sections": {}}
     if keys:
-        with runs.measured(Path("runs", name, "sweep.json")) as cost:
-            rows = [_tried(config, point, trial, f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
-            searched = candidates.key(config, candidates.inputs(config).files, more=("sweep", "options"))
+        searched = candidates.key(config, candidates.inputs(config).files, more=("sweep", "options"))
+        with work.at("sweep", name, searched) as state, runs.measured(Path("runs", name, "sweep.json")) as cost:
+            rows = [_once(config, point, trial, state / f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
             cost |= {"num_trials": len(rows), "key": searched}
     if rows:
         best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
@@ -33,26 +34,26 @@ def grid(config: dict, trial: Trial) -> None:
     records.write(table, Path("reports", "trials", f"{name}.parquet"))
 
 
-def _tried(config: dict, point: dict, trial: Trial, place: str) -> dict:
+def _once(config: dict, point: dict, trial: Trial, state: Path) -> dict:
+    """Return the row of a trial, which is not tried again when the search goes on after a stop."""
+    file = state / "row.json"
+    if not file.is_file():
+        records.write_json(_tried(config, point, trial, state), file)
+    row = json.loads(file.read_text())
+    print(f"trial {state.name}: {point} -> val/{config['task']['metric']} {row['score']:.4f}", flush=True)
+    return row
+
+
+def _tried(config: dict, point: dict, trial: Trial, state: Path) -> dict:
     files, sections = candidates.inputs(config), trial(config, _short(config) | point)
     train = candidates.sample(files.read("train"), sections["data"]["max_rows"], sections["seed"])
-    state = store.root() / "state" / "sweep" / f"{config['candidate']}-{candidates.key(sections, files.files)}"
-    shutil.rmtree(state, ignore_errors=True)
-    told = {}
-
-    def log(name: str, value: float, step: int, epoch: int) -> None:
-        told[name, step] = value
-
     val, metric = files.read("val"), config["task"]["metric"]
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
-    facts = level.fit(train, val, state=state, log=log, corpus=files.corpus())
-    shutil.rmtree(state, ignore_errors=True)
-    score = told.get((f"val/{metric}", facts["best_step"]))
-    if score is None:  # texts are not written at every validation
-        score = metrics.load(metric).compute(level.predict(val))
-    print(f"trial {place}: {point} -> val/{metric} {score:.4f}", flush=True)
+    facts = level.fit(train, val, state=state / "fit", log=lambda *_: None, corpus=files.corpus())
+    answers = level.predict(val) if level.validated is None else level.validated
+    shutil.rmtree(state / "fit", ignore_errors=True)
     shown = {key: str(value) if isinstance(value, list | dict) else value for key, value in point.items()}
-    return {**shown, "score": score, "loss": told["val/loss", facts["best_step"]]}
+    return {**shown, "score": metrics.load(metric).compute(answers), "loss": facts["best_loss"]}
 
 
 def _short(config: dict) -> dict:

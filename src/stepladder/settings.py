@@ -22,6 +22,7 @@ class Settings:
     max_steps: int = -1
     seed: int = 0
     log_every_s: float = 10.0
+    checkpoint_every_s: float = 60.0
     num_workers: int = 0
     num_threads: int | None = None
     optimizer: dict = dataclasses.field(default_factory=dict)
@@ -57,4 +58,5 @@ def of(sections: dict) -> Settings:
 
 def speed(runtime: dict) -> dict:
     """Return the settings of section `runtime` that concern the machine and change no output byte."""
-    return {key: runtime[key] for key in ("log_every_s", "num_workers", "num_threads") if key in runtime}
+    names = ("log_every_s", "checkpoint_every_s", "num_workers", "num_threads")
+    return {key: runtime[key] for key in names if key in runtime}

@@ -20,7 +20,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from stepladder import metrics, progress
+from stepladder import checkpoints, metrics, progress, store
 from stepladder.batches import Batches
 from stepladder.errors import ConfigError, unknown
 from stepladder.learner import Embedder, Learner, Log, Recorder
@@ -51,8 +51,8 @@ def fit(
     """Train in place `learning`, a pair (model, objective); return facts and what the restored weights answer on val.
 
     Facts are the best value and its step, rows and tokens seen; the answers are None where only a loss was watched.
-    `state` holds the checkpoints. Raises NumericsError when a loss is not finite, ConfigError for a metric to watch
-    that the task does not have.
+    `state` holds the checkpoints: a fit that was stopped goes on from the newest. Raises NumericsError when a loss is
+    not finite, ConfigError for a metric to watch that the task does not have.
     """
     model, objective = learning
     watched, mode = _watched(settings.monitor, objective.task)
@@ -62,9 +62,11 @@ def fit(
     total = per_epoch * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
     learner = Learner(model, objective, settings, total_steps=total, val=val.records)
     best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
+    keeper = checkpoints.Keeper(state, sampler, every_s=settings.checkpoint_every_s)  # last: it keeps what others did
     trainer = _trainer(
         settings,
-        callbacks=[best, EarlyStopping(watched, mode=mode, patience=settings.patience), Recorder(log)],
+        callbacks=[best, EarlyStopping(watched, mode=mode, patience=settings.patience), Recorder(log), keeper],
+        plugins=[checkpoints.Careful()],
         default_root_dir=state,
         max_epochs=settings.max_epochs if settings.max_steps < 0 else -1,
         max_steps=settings.max_steps,
@@ -73,18 +75,21 @@ def fit(
         num_sanity_val_steps=0,
     )
     options = {"batch_sampler": sampler, "collate_fn": objective.collate, "num_workers": settings.num_workers}
+    options["generator"] = torch.Generator().manual_seed(settings.seed)  # the loader draws nothing of training's chance
     loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
     model.train()
-    print(_forecast(learner, train, sampler, trainer), flush=True)
-    _run(trainer, lambda: trainer.fit(learner, *loaders))
+    last = checkpoints.newest(state)
+    said = f"going on from {store.shown(last)}" if last else _forecast(learner, train, sampler, trainer)
+    print(said, flush=True)
+    _run(trainer, lambda: trainer.fit(learner, *loaders, ckpt_path=last))
     saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
     learner.load_state_dict(saved["state_dict"], strict=False)
-    Path(best.best_model_path).unlink()
     model.eval()
     assert learner.best_step == saved["global_step"], "the checkpoint is not of the validation that is reported"
     facts = {
         "monitor": watched,
         "best_score": float(best.best_model_score),
+        "best_loss": learner.best_loss,
         "best_epoch": int(saved["epoch"]),
         "best_step": int(saved["global_step"]),
         "num_steps": trainer.global_step,

@@ -4,15 +4,17 @@ Phases: tokenizer -> pretrain (packed rows, reported as bits per byte of held-ou
 finetune with every weight on the model just built. Only train parts feed the first two.
 """
 
+import json
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import models, objectives, training, vocabulary
+from stepladder import models, objectives, records, training, vocabulary
 from stepladder.errors import ConfigError
 from stepladder.levels import finetune
 from stepladder.settings import Settings, resolve, speed
 
+FINISHED = "pretrained.json"
 NUM_CHECKS = 4  # validations over the pretraining
 NUM_HELD_OUT = 500  # texts, evenly spread over the corpus's val part, that measure it
 
@@ -33,6 +35,9 @@ class Level(finetune.Level):
         return facts
 
     def _pretrain(self, texts: pl.DataFrame, held_out: pl.DataFrame, *, state: Path, log) -> dict:
+        finished = self.base / FINISHED
+        if finished.is_file():
+            return json.loads(finished.read_text())
         section, plan, seed = self.sections["model"], self.sections["level"]["pretraining"], self.sections["seed"]
         length = section["context_length"]
         learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
@@ -52,7 +57,9 @@ class Level(finetune.Level):
             model.save_pretrained(self.base)
         learned.save_pretrained(self.base)
         bits = float(answers["bits"].sum() / answers["num_bytes"].sum())
-        return {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}
+        facts = {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}
+        records.write_json(facts, finished)  # last: with it the phase is done, whatever happens to the next one
+        return facts
 
     def _settings(self, plan: dict, length: int) -> Settings:
         optimizer = {**self.sections["optimizer"], "learning_rate": plan["learning_rate"]}

@@ -1,0 +1,111 @@
+"""Interruptions: whatever is killed, and whenever, the same command again ends with the bytes of an unbroken run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stepladder import store
+from tests.stories.conftest import Project, surroundings
+
+pytestmark = [pytest.mark.story, pytest.mark.long]
+
+OUTPUTS = {
+    "sweep@lora": ["tuned/lora.yaml", "reports/trials/lora.parquet"],
+    "train@lora": ["models/lora", "predictions/val/lora.parquet"],
+    "train@scratch": ["models/scratch", "predictions/val/scratch.parquet"],
+    "train@frozen": ["models/frozen", "predictions/val/frozen.parquet"],
+}
+
+
+@pytest.fixture(scope="module")
+def project(story, tmp_path_factory) -> Project:
+    """A copy of the finished run that keeps a checkpoint at every step."""
+    made = story.copy(tmp_path_factory.mktemp("interrupted") / "repository")
+    for file in (made.path / "build").glob("*.yaml"):
+        text = file.read_text()
+        file.write_text(text.replace("checkpoint_every_s: 60", "checkpoint_every_s: 0"))
+    return made
+
+
+def hashes(project: Project, stage: str) -> dict:
+    return {name: store.hashes(project.path / name) for name in OUTPUTS[stage]}
+
+
+def begun(project: Project, stage: str) -> subprocess.Popen:
+    """Start a stage anew through DVC, in a group of its own."""
+    words = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
+    return subprocess.Popen(
+        words, cwd=project.path, env=surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def workers(project: Project) -> list[int]:
+    """Return the ids of the stages that run in this project."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words, where = (place / "cmdline").read_bytes().split(b"\0"), (place / "cwd").resolve()
+        except OSError:
+            continue
+        if any(word.startswith(b"pipelines.") for word in words) and where == project.path:
+            found.append(int(place.name))
+    return found
+
+
+def waited(condition, seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+@pytest.mark.parametrize(("target", "sent", "delay"), [
+    ("dvc", signal.SIGKILL, 1.0), ("dvc", signal.SIGTERM, 4.0), ("stage", signal.SIGKILL, 5.0),
+    ("stage", signal.SIGTERM, 5.5), ("stage", signal.SIGKILL, 6.5), ("stage", signal.SIGINT, 6.0),
+])  # fmt: skip
+def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, target, sent, delay, project):
+    before = hashes(project, stage)
+    running = begun(project, stage)
+    assert waited(lambda: workers(project)), "the stage did not start"
+    time.sleep(delay)
+    for process in [running.pid] if target == "dvc" else workers(project):
+        os.kill(process, sent)
+    said, _ = running.communicate()
+    assert waited(lambda: not workers(project)), "an orphan goes on beside the next run"
+    assert "Traceback" not in said
+    project.works("dvc", "repro", "--single-item", stage)
+    assert hashes(project, stage) == before
+
+
+def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
+    """DVC dies between the stage's end and its lock file: the result is published again from state/."""
+    stage, before = "train@lora", hashes(project, "train@lora")
+    lock = (project.path / "dvc.lock").read_text()
+    assert "to train:" in project.works("dvc", "repro", "--force", "--single-item", stage)
+    (project.path / "dvc.lock").write_text(lock)
+    again = project.works("dvc", "repro", "--force", "--single-item", stage)
+    assert "to train:" not in again and hashes(project, stage) == before
+    assert "to train:" in project.works("dvc", "repro", "--force", "--single-item", stage, STEPLADDER_FRESH="1")
+    assert hashes(project, stage) == before
+    project.works("dvc", "repro", "--force", "--single-item", "compare")
+    assert not list((project.path / "state" / "train").glob("lora-*")), "what DVC knows is not kept twice"
+
+
+def test_a_second_process_at_the_same_work_is_refused_with_the_id_of_the_first(project):
+    running = begun(project, "train@scratch")
+    assert waited(lambda: list((project.path / "state" / "train").glob("scratch-*.pid")))
+    (first,) = workers(project)
+    os.kill(first, signal.SIGSTOP)
+    try:
+        second = project.run("-m", "pipelines.train", "-cd", "build", "-cn", "scratch")
+    finally:
+        os.kill(first, signal.SIGCONT)
+    assert second.code == 75 and f"process {first} is at it" in second.err and "Traceback" not in second.err
+    running.communicate()

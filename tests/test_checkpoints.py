@@ -1,0 +1,143 @@
+"""Checkpoints: a fit stopped after any step ends with the bits of an unbroken one; damaged ones are passed over."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LORA, sentences
+from tests.test_training import Run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+KINDS = {  # form, method, settings
+    "full": ("bert", None, {}),
+    "lora": ("llama", LORA, {}),
+    "accumulated": ("bert", None, {"accumulate": 2, "batch_size": 5}),
+    "checked within the epoch": ("bert", LORA, {"checks_per_epoch": 2, "batch_size": 4}),
+    "two workers": ("llama", None, {"num_workers": 2}),
+    "a number of steps": ("llama", None, {"max_steps": 7, "checks_per_epoch": 3, "patience": 9}),
+}
+
+
+class Stopped(Exception):
+    """Injected: the process is gone."""
+
+
+def made(tiny: Path, state: Path, kind: str) -> Run:
+    """Return a run with dropout, which keeps a checkpoint after every step it may."""
+    form, method, settings = KINDS[kind]
+    given = {"max_epochs": 2, "patience": 5, "batch_size": 6, "checkpoint_every_s": 0, **settings}
+    run = Run(tiny, state, form=form, method=method, settings=given, train=sentences(22))
+    for module in run.model.modules():
+        if type(module).__name__ == "Dropout":
+            module.p = 0.1
+    return run
+
+
+def stopped_after(run: Run, number: int, monkeypatch) -> None:
+    """Fit until `number` batches are done, as if the process died before anything else happened."""
+    from stepladder import progress
+
+    count = 0
+
+    def end(self, trainer, learner, outputs, batch, batch_idx):
+        nonlocal count
+        count += 1
+        if count > number:
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(progress.Voice, "on_train_batch_end", end)
+        try:
+            run.fit()
+        except Stopped:
+            return
+    raise AssertionError("the fit ended before it was stopped")
+
+
+def told_once(*runs: Run) -> list:
+    """Return what the runs told, each value of a step once, as the last of them said it."""
+    return sorted({(name, step): value for run in runs for name, value, step, _ in run.told}.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_that_was_stopped_after_any_step_ends_with_the_bits_of_an_unbroken_one(kind, tiny, tmp_path, monkeypatch):
+    whole = made(tiny, tmp_path / "whole", kind)
+    facts = whole.fit()
+    batches = max(whole.settings.max_steps, 0) or -(-22 // whole.settings.batch_size) * whole.settings.max_epochs
+    for number in range(1, batches):
+        first, second = (made(tiny, tmp_path / str(number), kind) for _ in range(2))
+        stopped_after(first, number, monkeypatch)
+        assert second.fit() == facts, f"stopped after batch {number}"
+        ours, theirs = second.weights(), whole.weights()
+        assert all(ours[name].equal(theirs[name]) for name in theirs), f"stopped after batch {number}"
+        assert second.answers.equals(whole.answers)
+        assert told_once(first, second) == told_once(whole)
+        assert len(second.told) < len(whole.told) or number < 4, "it began anew"
+
+
+def test_two_checkpoints_are_kept_and_the_newest_whole_one_is_chosen(tiny, tmp_path, monkeypatch, capsys):
+    from stepladder import checkpoints
+
+    stopped_after(made(tiny, tmp_path, "full"), 7, monkeypatch)
+    older, newer = sorted(tmp_path.glob("*-*.ckpt"))
+    assert (older.name[:8], newer.name[:8]) == ("00000006", "00000007")
+    assert newer.stem.endswith(hashlib.sha256(newer.read_bytes()).hexdigest()[:16])
+    assert checkpoints.newest(tmp_path) == newer
+    damage = {"cut": newer.read_bytes()[:-9], "flipped": newer.read_bytes()[:-9] + b"123456789", "empty": b""}
+    for content in damage.values():
+        newer.write_bytes(content)
+        capsys.readouterr()
+        assert checkpoints.newest(tmp_path) == older
+        said = capsys.readouterr().out
+        assert newer.name in said and "expected sha256" in said
+    whole, resumed = made(tiny, tmp_path / "whole", "full"), made(tiny, tmp_path, "full")
+    assert whole.fit() == resumed.fit()
+    assert all(resumed.weights()[name].equal(weight) for name, weight in whole.weights().items())
+    assert float((tmp_path / checkpoints.SECONDS).read_text()) > 0
+
+
+def test_without_the_random_state_a_resumed_fit_differs(tiny, tmp_path, monkeypatch):
+    from stepladder import checkpoints
+
+    whole, first, second = (made(tiny, tmp_path / name, "full") for name in ("whole", "broken", "broken"))
+    whole.fit()
+    stopped_after(first, 5, monkeypatch)
+    monkeypatch.setattr(checkpoints, "_restore", lambda states: None)
+    second.fit()
+    assert any(not second.weights()[name].equal(weight) for name, weight in whole.weights().items())
+
+
+CHILD = """
+import pathlib, sys
+from tests import test_checkpoints
+from stepladder import checkpoints
+run = test_checkpoints.made(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "full")
+print("ready", flush=True)
+run.fit()
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4])
+def test_a_process_killed_at_any_moment_leaves_checkpoints_that_go_on(delay, tiny, tmp_path):
+    """SIGKILL, with TMPDIR on another file system: what is written beside its target is never torn by a rename."""
+    words = [sys.executable, "-c", CHILD, str(tiny), str(tmp_path / "broken")]
+    elsewhere = {**os.environ, "TMPDIR": "/dev/shm", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=elsewhere)
+    assert child.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "broken").glob("*.ckpt")) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    whole, resumed = made(tiny, tmp_path / "whole", "full"), made(tiny, tmp_path / "broken", "full")
+    assert whole.fit() == resumed.fit()
+    assert all(resumed.weights()[name].equal(weight) for name, weight in whole.weights().items())
