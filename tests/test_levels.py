@@ -5,6 +5,7 @@ import pkgutil
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from stepladder import levels
 from stepladder.errors import ConfigError, DataError, IntegrityError
@@ -90,7 +91,8 @@ def test_a_level_predicts_the_same_before_it_is_saved_and_after_it_is_loaded(nam
     records = data(task, 9, seed=2)
     first = level.predict(records)
     again = levels.load(facts["level"]).load(folder).predict(records)
-    assert first.equals(again)
+    merged = changes.get("method") == LORA  # as it is served
+    assert_frame_equal(first, again, check_exact=not merged, rel_tol=1e-5, abs_tol=1e-5)
     assert first["id"].to_list() == records["id"].to_list()
     assert set(predictions.COLUMNS[task]) <= set(first.columns)
     scores = metrics.evaluate(first, task)

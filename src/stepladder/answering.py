@@ -56,10 +56,17 @@ class Answerer:
             self.tokenizer.save_pretrained(folder)
         _write(folder, {**self.description, "adapter": adapter, **facts})
 
+    def merged(self) -> "Answerer":
+        """Return this answerer with its adapter, where it has one, added to the weights it stands beside."""
+        if isinstance(self.model, peft.PeftModel):
+            with models.quiet():
+                self.model = self.model.merge_and_unload().eval()
+        return self
+
     def export(self, folder: Path) -> None:
         """Write a folder that needs no other: adapters merged into their base, a frozen backbone beside its head."""
+        model = self.merged().model
         with models.quiet():
-            model = self.model.merge_and_unload() if isinstance(self.model, peft.PeftModel) else self.model
             if self.description["form"] == "pooled":
                 model.base_model.save_pretrained(folder)
             model.save_pretrained(folder)
@@ -85,9 +92,9 @@ class LanguageLevel:
 
     @classmethod
     def load(cls, folder: Path) -> "LanguageLevel":
-        """Return the level that was saved in `folder`, ready to answer."""
+        """Return the level that was saved in `folder`, ready to answer as it will be served: adapters merged."""
         level = cls({}, base=None)
-        level.answerer = load(folder)
+        level.answerer = load(folder).merged()
         models.lighten(level.answerer.model, level.answerer.settings.precision)
         return level
 
