@@ -73,6 +73,8 @@ def _guarded(run: Callable[[bool], None]) -> None:
         sys.exit(TERMINATED if type(end).__name__ == "SIGTERMException" else end.code)
     except Exception as error:
         sys.exit(_told(error, wanted))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could end in order
 
 
 def _end_with_parent() -> None:

@@ -100,6 +100,10 @@ def test_a_level_predicts_the_same_before_it_is_saved_and_after_it_is_loaded(nam
     assert set(facts) >= FACTS
     saved = json.loads((folder / "stepladder.json").read_text())
     assert {key: saved[key] for key in facts} == facts
+    if merged:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["target_modules"] == sorted(config["target_modules"]), "the same bytes in every process"
+        assert not (folder / "README.md").exists()
     if facts["level"] in ("finetune", "pretrain"):
         names = {told_name for told_name, *_ in told}
         assert {"train/loss", "train/learning_rate", "val/loss"} <= names

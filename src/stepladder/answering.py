@@ -48,10 +48,14 @@ class Answerer:
         folder.mkdir(parents=True, exist_ok=True)
         adapter = isinstance(self.model, peft.PeftModel)
         if adapter:
-            self.model.peft_config["default"].base_model_name_or_path = self.description["base"]
+            config = self.model.peft_config["default"]
+            config.base_model_name_or_path = self.description["base"]
+            for name, value in vars(config).items():
+                setattr(config, name, sorted(value) if isinstance(value, set) else value)  # sets have no order to save
         if adapter or self.description["form"] == "pooled" or self.description["base"] is None:
             with models.quiet():
                 self.model.save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)  # peft's empty form, whose tags come in any order
         if self.description["base"] is None or adapter:
             self.tokenizer.save_pretrained(folder)
         _write(folder, {**self.description, "adapter": adapter, **facts})
