@@ -3,13 +3,14 @@
 # make test    install what is missing, then all unit and slow tests (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
+# make bench   after make run: training beside Hugging Face's Trainer, into benchmarks/results/
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story stories check lint signatures
+.PHONY: run proof test story stories check lint signatures bench
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -24,6 +25,9 @@ story: $(READY)
 
 stories: $(READY)
 	pytest -m story
+
+bench: $(READY)
+	OMP_NUM_THREADS=1 python -m benchmarks.fits
 
 lint: $(READY)
 	ruff check . && ruff format --check .

@@ -13,7 +13,7 @@ import pytest
 from stepladder import store
 from tests.stories.conftest import Project, surroundings
 
-pytestmark = [pytest.mark.story, pytest.mark.long]
+pytestmark = pytest.mark.story
 
 OUTPUTS = {
     "sweep@lora": ["tuned/lora.yaml", "reports/trials/lora.parquet"],
@@ -69,10 +69,12 @@ MOMENTS = [  # what is killed, how, and so many seconds after the stage began
     ("dvc", signal.SIGKILL, 1.0), ("dvc", signal.SIGTERM, 5.0), ("stage", signal.SIGKILL, 5.0),
     ("stage", signal.SIGTERM, 6.0), ("stage", signal.SIGKILL, 7.0), ("stage", signal.SIGINT, 6.5),
 ]  # fmt: skip
+SHORT = {("train@lora", *MOMENTS[4]), ("train@scratch", *MOMENTS[0])}  # of CI
+CASES = [pytest.param(stage, *moment, marks=[] if (stage, *moment) in SHORT else [pytest.mark.long])
+         for stage in OUTPUTS for moment in MOMENTS]  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", OUTPUTS)
-@pytest.mark.parametrize(("target", "sent", "delay"), MOMENTS)
+@pytest.mark.parametrize(("stage", "target", "sent", "delay"), CASES)
 def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, target, sent, delay, project):
     before = hashes(project, stage)
     running = begun(project, stage)
@@ -87,6 +89,7 @@ def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, t
     assert hashes(project, stage) == before
 
 
+@pytest.mark.long
 def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
     """DVC dies between the stage's end and its lock file: the result is published again from state/."""
     stage, before = "train@lora", hashes(project, "train@lora")
@@ -102,6 +105,7 @@ def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
     assert not list((project.path / "state" / "train").glob("lora-*")), "what DVC knows is not kept twice"
 
 
+@pytest.mark.long
 def test_a_second_process_at_the_same_work_is_refused_with_the_id_of_the_first(project):
     running = begun(project, "train@scratch")
     assert waited(lambda: list((project.path / "state" / "train").glob("scratch-*.pid")))
