@@ -117,6 +117,7 @@ def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, 
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
     with work.at("train", sections["candidate"] or "by_hand", key(sections, files.files)) as state:
         made = store.settle(state / "result", lambda part: fit(sections, files, made=part, state=state))
+        shutil.rmtree(state / "fit", ignore_errors=True)  # the way there, larger than what it led to
         cost |= json.loads((made / "cost.json").read_text())
         work.publish(made / "model", folder)
         work.publish(made / "val.parquet", predictions)

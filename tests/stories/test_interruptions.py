@@ -96,6 +96,8 @@ def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
     shutil.rmtree(project.path / "state" / "train")
     lock = (project.path / "dvc.lock").read_text()
     assert "to train:" in project.works("dvc", "repro", "--force", "--single-item", stage)
+    assert list((project.path / "state" / "train").glob("lora-*/result"))
+    assert not list((project.path / "state" / "train").glob("lora-*/fit")), "checkpoints of finished work are kept"
     (project.path / "dvc.lock").write_text(lock)
     again = project.works("dvc", "repro", "--force", "--single-item", stage)
     assert "to train:" not in again and hashes(project, stage) == before
