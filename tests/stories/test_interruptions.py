@@ -69,7 +69,7 @@ MOMENTS = [  # what is killed, how, and so many seconds after the stage began
     ("dvc", signal.SIGKILL, 1.0), ("dvc", signal.SIGTERM, 5.0), ("stage", signal.SIGKILL, 5.0),
     ("stage", signal.SIGTERM, 6.0), ("stage", signal.SIGKILL, 7.0), ("stage", signal.SIGINT, 6.5),
 ]  # fmt: skip
-SHORT = {("train@lora", *MOMENTS[4]), ("train@scratch", *MOMENTS[0])}  # of CI
+SHORT = {("train@lora", *MOMENTS[4])}  # of CI
 CASES = [pytest.param(stage, *moment, marks=[] if (stage, *moment) in SHORT else [pytest.mark.long])
          for stage in OUTPUTS for moment in MOMENTS]  # fmt: skip
 
