@@ -1,6 +1,6 @@
 """Fits: one pass of training by Stepladder and by Hugging Face's Trainer, over the same rows, steps and rates.
 
-make bench                      after `make run`; benchmarks/results/fits.{json,md}
+make bench                      after `make run`; benchmarks/results/latest.{json,md}
 python -m benchmarks.fits 3     so many rounds, after one that warms up and is dropped
 
 One thread, CPU seconds of the training call, peers in turn within each round; ratios are medians over the rounds. What
@@ -198,8 +198,7 @@ def write(rows: list[dict]) -> None:
     """Write the rows with date and versions, and the table that people read."""
     RESULTS.mkdir(exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "lightning")}
-    about = {"date": datetime.now(UTC).date().isoformat(), "versions": versions}
-    (RESULTS / "fits.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    (RESULTS / "latest.json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = ["| job | peer | ours | theirs | ratio | rounds | goal | equal work |", "|---|---|---|---|---|---|---|---|"]
     for each in rows:
         equal = "{}: {ours:.3f} / {theirs:.3f}".format("yes" if each["equal_work"] else "no", **each["held_out_loss"])
@@ -207,8 +206,8 @@ def write(rows: list[dict]) -> None:
         cells = [each["job"], each["peer"], f"{each['ours']} s", f"{each['theirs']} s", f"**{each['ratio']}**"]
         lines.append("| " + " | ".join([*cells, spread, str(each["goal"]), equal]) + " |")
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
-    head = f"{about['date']}, one thread, CPU seconds of the training call, {said}; loss held out: ours / theirs.\n\n"
-    (RESULTS / "fits.md").write_text(head + "\n".join(lines) + "\n")
+    head = f"{datetime.now(UTC).date()}, one thread, CPU seconds of the training, {said}; equal work by held-out loss."
+    (RESULTS / "latest.md").write_text("\n".join([head, "", *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,14 @@ def test_what_is_no_archive_is_one_line_of_integrity(tmp_path: Path, place: Path
     refused(tmp_path / "a.zip", place, IntegrityError)
 
 
+def test_a_member_said_to_lie_before_the_start_is_one_line_of_integrity(tmp_path: Path, place: Path) -> None:
+    archive = make(tmp_path, "zip", {"x": b"hello"})
+    content = bytearray(archive.read_bytes())
+    content[-6] += 1  # where the central directory begins
+    archive.write_bytes(content)
+    assert "lies outside of it" in refused(archive, place, IntegrityError)
+
+
 def test_a_pattern_without_a_member_names_what_is_there(tmp_path: Path, place: Path) -> None:
     with pytest.raises(DataError, match=r"No member matches 'b\.txt'; the archive has: a\.txt"):
         archives.extract(make_zip(tmp_path / "a.zip", {"a.txt": b""}), ["a.txt", "b.txt"], place)

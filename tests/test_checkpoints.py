@@ -33,7 +33,7 @@ class Stopped(Exception):
 def made(tiny: Path, state: Path, kind: str) -> Run:
     """Return a run with dropout, which keeps a checkpoint after every step it may."""
     form, method, settings = KINDS[kind]
-    given = {"max_epochs": 2, "patience": 5, "batch_size": 6, "checkpoint_every_s": 0, **settings}
+    given = {"max_epochs": 2, "patience": 5, "batch_size": 6, "checkpoint_every_s": 0, "num_threads": 1, **settings}
     run = Run(tiny, state, form=form, method=method, settings=given, train=sentences(22))
     for module in run.model.modules():
         if type(module).__name__ == "Dropout":

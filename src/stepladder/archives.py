@@ -5,6 +5,7 @@ links, devices, duplicates, encryption, bombs. The rules follow the `data` filte
 whole archive is refused, also for a bad member that nobody asked for.
 """
 
+import errno
 import gzip
 import shutil
 import stat
@@ -212,3 +213,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise IntegrityError(f"{archive}: damaged, or neither zip nor tar(.gz): {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that of a member said to lie before the file's start
+            raise
+        raise IntegrityError(f"{archive}: damaged: a member lies outside of it") from error
