@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, records, runs, splits, work
+from stepladder import candidates, levels, records, runs, splits, work
 from stepladder.errors import DataError, IntegrityError
 from tests.conftest import sentences
 
@@ -140,6 +140,23 @@ def test_a_history_that_was_told_twice_or_cut_is_whole_again(tmp_path):
     lines = [json.dumps(line) for line in [*lines, {"name": "train/loss", "value": 0.3, "step": 2}]]
     (tmp_path / "told").write_text("\n".join([lines[0], lines[1], lines[2][:9], lines[1], lines[2]]) + "\n")
     assert candidates._told_once(tmp_path / "told") == "\n".join(lines) + "\n"
+
+
+def test_what_is_told_after_half_a_line_is_not_lost(place, choose, monkeypatch):
+    level = levels.load("baseline")
+    learn = level.fit
+
+    def fit(self, train, val, *, state, log, corpus=None):
+        log("val/loss", 0.5, 1, 0)
+        return learn(self, train, val, state=state, log=log)
+
+    monkeypatch.setattr(level, "fit", fit)
+    sections, state = choose("baseline", "tfidf"), place / "work"
+    state.mkdir()
+    (state / "history.jsonl").write_text('{"name": "tra')
+    candidates.fit(sections, candidates.Inputs(splits.assign("films", None), None), made=state / "made", state=state)
+    told = (state / "made" / "model" / "history.jsonl").read_text()
+    assert [json.loads(line)["value"] for line in told.splitlines()] == [0.5]
 
 
 def cost(name: str) -> dict:

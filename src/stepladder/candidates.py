@@ -90,6 +90,7 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
     sampled = sample(train, sections["data"]["max_rows"], sections["seed"])
     cost, before = {}, work.seconds(state)
     with (state / HISTORY).open("a") as history:
+        print(file=history)  # ends the half line that a killed process may have left
 
         def log(name: str, value: float, step: int, epoch: int) -> None:
             print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=history, flush=True)
