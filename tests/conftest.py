@@ -2,11 +2,15 @@
 
 import itertools
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+from tests import scoreboard
+from tests.scoreboard import tally  # noqa: F401  a fixture for every test
 
 GOOD, BAD = ("fine", "lovely", "moving", "clever"), ("dull", "flat", "noisy", "wooden")
 COMMON = ("a film", "the plot", "its long second act", "music", "every scene of it", "an actor")
@@ -28,6 +32,11 @@ TASKS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew from what is measured")
+    parser.addoption("--scoreboard", metavar="FILE", help="keep what the injected faults add up to in this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(scoreboard.Scoreboard(config.getoption("--scoreboard")))
 
 
 @pytest.fixture(autouse=True)
@@ -136,5 +145,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, about MLflow's own code
+        MlflowClient(f"sqlite:///{file}")
     return file
