@@ -20,7 +20,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "levels tracking compose strict typed rules shipped",
     "answering training learner checkpoints",
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
-    "attention dropout",
+    "attention dropout float32",
     "leaderboard work splits prompts assets fingerprints dialects report",
     "records predictions statistics metrics sources verdict archives leftovers runs schema store speech",
     "errors",
