@@ -18,10 +18,10 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "search sync by_hand",
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
-    "answering training learner checkpoints",
+    "answering training learner checkpoints features",
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
     "attention dropout float32",
-    "leaderboard work splits prompts assets fingerprints dialects report",
+    "leaderboard work splits prompts assets fingerprints dialects report tokens",
     "records predictions statistics metrics sources verdict archives leftovers runs schema store speech",
     "errors",
 )

@@ -9,6 +9,7 @@ import pytest
 
 from stepladder import objectives
 from stepladder.errors import ConfigError, DataError
+from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +135,7 @@ def test_the_language_modelling_loss_is_the_one_of_transformers_on_packed_rows(l
     objective = build("language_modeling", tokenizer, task="language_modeling", max_length=24)
     examples = objective.encode(reviews, train=True)
     whole = [e for e in examples if e["length"] == 25]
-    ids = torch.tensor([e["ids"] for e in whole])
+    ids = torch.tensor([list(map(int, e["ids"])) for e in whole])
     with torch.no_grad():
         wanted = model(ids, labels=ids).loss
         assert objective.loss(model, objective.collate(whole)).item() == pytest.approx(wanted.item(), abs=1e-5)
@@ -245,3 +246,34 @@ def test_a_shared_prefix_gives_the_same_predictions_as_none(llama, reviews):
 def test_an_unknown_objective_names_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'response'"):
         objectives.load("respons")
+
+
+def test_packed_documents_have_the_loss_of_each_of_them_alone(tiny):
+    """The reference runs transformers on one document at a time."""
+    import torch
+
+    from stepladder import microbatches, models, objectives
+
+    model, tokenizer = models.causal(tiny / "llama"), models.tokenizer(tiny / "llama")
+    end, losses = tokenizer.eos_token_id, {}
+    for packing in ("documents", "joined"):
+        objective = objectives.load("language_modeling")(
+            tokenizer, task="language_modeling", max_length=80, packing=packing
+        )
+        rows = objective.encode(sentences(12), train=True)
+        assert len(rows) < 12 and max(row["length"] for row in rows) <= 81
+        batch = objective.collate(rows)
+        with torch.no_grad():
+            losses[packing] = objective.loss(model, batch).item()
+            pieces = [(objective.count(piece), piece) for piece in microbatches.split(batch, 3)]
+            nats = sum(objective.loss(model, piece).item() * count for count, piece in pieces)
+            losses[packing, "in parts"] = nats / objective.count(batch)
+    nats, count = 0.0, 0
+    for text in sentences(12)["input"]:
+        ids = torch.tensor([[end, *tokenizer(text, add_special_tokens=False)["input_ids"], end]])
+        with torch.no_grad():
+            nats += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert losses["documents"] == pytest.approx(nats / count, abs=1e-5)
+    assert losses["documents", "in parts"] == pytest.approx(nats / count, abs=1e-5)
+    assert abs(losses["joined"] - nats / count) > 1e-3

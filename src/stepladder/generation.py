@@ -7,6 +7,7 @@ values are reused: same scores, a fraction of the work.
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ def left_pad(sequences: list[list[int]], pad: int) -> dict[str, Tensor]:
     ids = torch.full((len(sequences), width), pad)
     mask = torch.zeros((len(sequences), width), dtype=torch.long)
     for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.tensor(sequence)
+        ids[row, width - len(sequence) :] = torch.as_tensor(np.asarray(sequence, np.int64))
         mask[row, width - len(sequence) :] = 1
     return {"input_ids": ids, "attention_mask": mask}
 

@@ -26,6 +26,11 @@ def folder() -> Path:
     return root() / "state" / "store"
 
 
+def kept(kind: str) -> Path:
+    """Return the folder of what is made of inputs, lies under their hash and can be made again: tokens, features."""
+    return root() / "state" / kind
+
+
 def settle(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder` with its manifest of hashes checked; `build` fills it when it is missing or damaged.
 

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from stepladder import generation
+from stepladder import generation, tokens
 from stepladder.errors import ConfigError
 from stepladder.objectives import IGNORED, classified, positions
 from stepladder.prompts import Prompt
@@ -31,7 +31,7 @@ class Objective:
 
         What a text is cut to never depends on its target.
         """
-        prompts = self.tokenizer([self.prompt.question(text) for text in records["input"]])["input_ids"]
+        prompts = tokens.encode(self.tokenizer, [self.prompt.question(text) for text in records["input"]])
         if self.labels is None:
             labels, answers = [IGNORED] * len(records), [self._written_ids(target) for target in records["target"]]
         else:
@@ -59,6 +59,10 @@ class Objective:
         """Return the mean negative log-likelihood of all answers' tokens, in nats a token."""
         losses, counts = self._token_losses(model, batch)
         return losses.sum() / counts.sum()
+
+    def count(self, batch: dict) -> int:
+        """Return how many tokens the loss is a mean of."""
+        return sum(map(len, batch["answers"]))
 
     def losses(self, model, batch: dict) -> list[dict]:
         """Return for each row the nats and the number of its answer's tokens, without writing anything."""

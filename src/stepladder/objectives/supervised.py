@@ -5,6 +5,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from stepladder import tokens
 from stepladder.objectives import IGNORED, classified, positions
 
 
@@ -18,8 +19,7 @@ class Objective:
 
     def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
         """Return one example a record, its input cut to `max_length` tokens."""
-        options = {"truncation": True, "max_length": self.max_length}
-        texts = self.tokenizer(records["input"].to_list(), **options)["input_ids"]
+        texts = tokens.encode(self.tokenizer, records["input"].to_list(), truncation=True, max_length=self.max_length)
         examples = []
         for row, (ids, label) in enumerate(zip(texts, positions(records, self.labels), strict=True)):
             cut = len(ids) == self.max_length and len(self._whole(records["input"][row])) > self.max_length
@@ -44,6 +44,10 @@ class Objective:
     def loss(self, model, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy of the batch, in nats."""
         return torch.nn.functional.cross_entropy(self._logits(model, batch), batch["labels"])
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return how many rows the loss is a mean of."""
+        return int((batch["labels"] != IGNORED).sum())
 
     def answer(self, model, batch: dict[str, Tensor]) -> list[dict]:
         """Return for each row its log-probabilities and its loss."""
