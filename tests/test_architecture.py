@@ -18,11 +18,11 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "search sync by_hand",
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
-    "answering training learner checkpoints features",
+    "answering training learner checkpoints forecast features",
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
-    "attention dropout float32",
+    "attention dropout float32 microbatches",
     "leaderboard work splits prompts assets fingerprints dialects report tokens",
-    "records predictions statistics metrics sources verdict archives leftovers runs schema store speech",
+    "records predictions statistics metrics sources verdict archives leftovers runs schema store speech numerics",
     "errors",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

@@ -17,14 +17,14 @@ NAME = "short_rows"
 LIMIT = 256 * 256  # queries x keys of a row
 
 
-def prefer(model: torch.nn.Module) -> None:
-    """Let the transformers models in `model` attend by `attend` where they lie on a CPU."""
+def prefer(model: torch.nn.Module, kind: str = "auto") -> None:
+    """Let the transformers models in `model` attend by sdpa or eager; auto is `attend` where they lie on a CPU."""
     for part in model.modules():
-        if (
-            isinstance(part, PreTrainedModel)
-            and part.device.type == "cpu"
-            and part.config._attn_implementation == "sdpa"
-        ):
+        if not isinstance(part, PreTrainedModel):
+            continue
+        if kind != "auto":
+            part.set_attn_implementation(kind)
+        elif part.device.type == "cpu" and part.config._attn_implementation == "sdpa":
             part.set_attn_implementation(NAME)
 
 

@@ -39,7 +39,7 @@ class Careful(CheckpointIO):
 class Keeper(Callback):
     """Keeps checkpoints in `folder` every so many seconds and when the process is asked to end.
 
-    None is taken just before a validation, which a resumed fit would not repeat, nor between the batches of one step.
+    None is taken just before a validation, which a resumed fit would not repeat.
     """
 
     def __init__(self, folder: Path, batches: Batches, *, every_s: float):
@@ -54,10 +54,9 @@ class Keeper(Callback):
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
         due = trainer.received_sigterm or time.monotonic() - self.last >= self.every_s
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         loop = trainer.fit_loop.epoch_loop
         ends = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        if due and whole and not ends:
+        if due and not ends:
             self._keep(trainer)
 
     def on_save_checkpoint(self, trainer, learner, checkpoint):

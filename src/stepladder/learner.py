@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import lightning
 import polars as pl
@@ -10,12 +10,13 @@ import torch
 import transformers
 from lightning.pytorch.callbacks import Callback
 
-from stepladder import attention, dropout, metrics
+from stepladder import attention, dropout, metrics, microbatches
 from stepladder.errors import DataError, NumericsError
+from stepladder.numerics import Watch
 from stepladder.settings import Settings
 
 Log = Callable[[str, float, int, int], None]  # name, value, step, epoch
-PROGRESS = ("examples_seen", "tokens_seen", "best_score", "best_step", "best_loss")
+PROGRESS = ("examples_seen", "tokens_seen", "best_score", "best_step", "best_loss", "parts", "answer_parts")
 
 
 class Learner(lightning.LightningModule):
@@ -25,35 +26,48 @@ class Learner(lightning.LightningModule):
 
     def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
         super().__init__()
-        attention.prefer(model)
+        attention.prefer(model, settings.attention)
         dropout.prefer(model)
         self.model, self.objective, self.settings = model, objective, settings
         self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
         self.best_score = self.best_step = self.best_loss = self.best_predictions = None
         self.examples_seen = self.tokens_seen = 0
+        self.parts, self.answer_parts = settings.accumulate, 1  # that a batch is computed in
+        self.watch = Watch(not_finite=settings.not_finite, divergence=settings.divergence)
+        self.step = None  # loss and rows of the batch that a step is about to be taken for
 
     def on_train_epoch_start(self):
         self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
 
     def training_step(self, batch, _index):
-        loss = self.objective.loss(self.model, batch)
-        if not torch.isfinite(loss):
-            raise NumericsError(
-                f"training step {self.global_step}: loss is {loss.item()}; rows {batch['row'].tolist()}, "
-                f"learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}; lower optimizer.learning_rate"
-            )
+        loss, self.parts = microbatches.within_memory(
+            lambda parts: microbatches.loss(self.model, self.objective, batch, parts),
+            parts=self.parts,
+            rows=len(batch["row"]),
+        )
+        self.step = loss.detach(), batch["row"].tolist()
         self.examples_seen += len(batch["row"])
         self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
         self.tokens_seen += sum(map(len, batch.get("answers", ())))
         return loss
 
-    def on_before_optimizer_step(self, _optimizer):
+    def on_before_optimizer_step(self, optimizer):
+        weights = [weight for weight in self.parameters() if weight.grad is not None]
         if self.settings.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
+            norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.gradient_clip)
+        else:
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+        loss, rows = self.step
+        loss, norm = torch.stack([loss, norm]).tolist()  # one wait for the device
+        rate = optimizer.param_groups[0]["lr"]
+        place = f"training step {self.global_step}, rows {rows}, learning rate {rate:.3g}"
+        if not self.watch.passes(loss, norm, place):
+            for weight in weights:
+                weight.grad = None  # which leaves the weight and its moments as they are
 
     def validation_step(self, batch, _index):
         unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
-        self.rows += (self.objective.losses if unwritten else self.objective.answer)(self.model, batch)
+        self.rows += self._answered(self.objective.losses if unwritten else self.objective.answer, batch)
 
     def on_validation_epoch_end(self):
         values = {"val/loss": sum(row["loss"] for row in self.rows) / sum(row["tokens"] for row in self.rows)}
@@ -80,19 +94,18 @@ class Learner(lightning.LightningModule):
             self.best_loss = self.values["val/loss"]
 
     def predict_step(self, batch, _index):
-        return self.objective.answer(self.model, batch)
+        return self._answered(self.objective.answer, batch)
+
+    def _answered(self, answer: Callable, batch: dict) -> list[dict]:
+        rows, self.answer_parts = microbatches.within_memory(
+            lambda parts: microbatches.answers(self.model, answer, batch, parts),
+            parts=self.answer_parts,
+            rows=len(batch["row"]),
+        )
+        return rows
 
     def configure_optimizers(self):
-        options = dict(self.settings.optimizer)
-        kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
-        options["lr"] = options.pop("learning_rate")
-        trained = [weight for weight in self.parameters() if weight.requires_grad]
-        decay = options.pop("weight_decay", 0.0)
-        groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
-            {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},
-            {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = kind([group for group in groups if group["params"]], **options)
+        optimizer = build(self.settings.optimizer, self.parameters())
         warmup = round(self.settings.scheduler["warmup_share"] * self.total_steps)
         schedule = transformers.get_scheduler(
             self.settings.scheduler["name"], optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
@@ -100,15 +113,35 @@ class Learner(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint):
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        trained = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        for name, weight in trained.items():
+            if not weight.isfinite().all():
+                lost = f"after training step {self.global_step}: weight {name} is not finite, and is not kept"
+                raise NumericsError(f"{lost}; lower optimizer.learning_rate")
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["progress"] = {name: getattr(self, name) for name in PROGRESS}
+        checkpoint["watch"] = self.watch.state_dict()
         checkpoint["answers"] = _packed(self.best_predictions)
 
     def on_load_checkpoint(self, checkpoint):
         for name in PROGRESS:
             setattr(self, name, checkpoint["progress"][name])
+        self.watch.load_state_dict(checkpoint["watch"])
         self.best_predictions = _unpacked(checkpoint["answers"])
+
+
+def build(section: dict, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of the section over those of the weights that are trained."""
+    options = dict(section)
+    kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
+    options["lr"] = options.pop("learning_rate")
+    trained = [weight for weight in weights if weight.requires_grad]
+    decay = options.pop("weight_decay", 0.0)
+    groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
+        {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},
+        {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return kind([group for group in groups if group["params"]], **options)
 
 
 class Embedder(lightning.LightningModule):
@@ -136,9 +169,9 @@ class Recorder(Callback):
         self.losses = state["losses"]
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        self.losses.append(float(outputs["loss"]))
         step, epoch = trainer.global_step, trainer.current_epoch
-        if step % max(1, learner.total_steps // 50) == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if step % max(1, learner.total_steps // 50) == 0:
             self.tell("train/loss", sum(self.losses) / len(self.losses), step, epoch)
             self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, epoch)
             self.losses = []

@@ -5,8 +5,6 @@ import time
 
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
-LONG_S = 600  # a training longer than this is told how to be shorter
-
 
 class Speaker:
     """Prints `what: 120/440, note, 35 s left` at most every `every_s` seconds where there is no terminal."""
@@ -26,13 +24,6 @@ class Speaker:
         print(f"{self.what}: {', '.join(parts)}", flush=True)
 
 
-def forecast(*, rows: int, tokens: int, steps: int, seconds: float) -> str:
-    """Return a line that says how much is to be done before it begins; where it is long, how to have less."""
-    minutes = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
-    cure = "; fewer rows: set: {data: {max_rows: ...}}" if seconds > LONG_S else ""
-    return f"to train: {rows:,} rows of {tokens:,} tokens, at most {steps:,} steps, about {minutes} here{cure}"
-
-
 class Voice(Callback):
     """Says how far training, a validation or a prediction is."""
 
@@ -43,8 +34,7 @@ class Voice(Callback):
         self._say("training", 0, learner.total_steps)
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        self._say("training", trainer.global_step, learner.total_steps, f"loss {loss:.3f}")
+        self._say("training", trainer.global_step, learner.total_steps, f"loss {float(outputs['loss']):.3f}")
 
     def on_validation_start(self, trainer, learner):
         self.speakers.pop("validating", None)

@@ -124,7 +124,15 @@ def _phases(found: dict) -> list[tuple]:
     trains, trainable = level in ("finetune", "pretrain"), "max_epochs" in (found["trainer"] or {})
     writes, prompt = task == "generation" and level != "baseline", found["prompt"] or {"name": "", "num_shots": 0}
     shots = f"num_shots={prompt['num_shots']}; few_shot has at least 1, zero_shot 0"
+    trainer, frozen = found["trainer"] or {}, (found["method"] or {}).get("name") == "frozen"
+    rounded = "weights in bf16 do not learn: a small step is lost in rounding (loss .693 against .683); take bf16-mixed"
     return [
+        (trains and trainer.get("precision") == "bf16-true", "trainer.precision", rounded),
+        (
+            frozen and trainer.get("gradient_checkpointing"),
+            "trainer.gradient_checkpointing",
+            "a frozen backbone keeps none",
+        ),
         (writes and not decoding, "decoding", "task generation needs decoding; choose decoding: greedy"),
         (task != "generation" and decoding, "decoding", f"task {task} generates nothing; leave decoding out"),
         (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),

@@ -19,6 +19,12 @@ class Settings:
     monitor: str = "loss"
     patience: int = 1
     checks_per_epoch: int = 1
+    not_finite: str = "stop"
+    divergence: float | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    attention: str = "auto"
+    packing: str = "joined"
     max_steps: int = -1
     seed: int = 0
     log_every_s: float = 10.0

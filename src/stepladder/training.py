@@ -7,22 +7,22 @@ metric restored.
 
 import dataclasses
 import logging
-import math
-import time
+import os
+import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
 import polars as pl
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from stepladder import checkpoints, metrics, progress, store
+from stepladder import checkpoints, float32, forecast, metrics, progress, store
 from stepladder.batches import Batches
-from stepladder.errors import ConfigError, unknown
+from stepladder.errors import ConfigError, MachineError, unknown
 from stepladder.learner import Embedder, Learner, Log, Recorder
 from stepladder.settings import Settings
 
@@ -57,9 +57,8 @@ def fit(
     model, objective = learning
     watched, mode = _watched(settings.monitor, objective.task)
     lightning.seed_everything(settings.seed, verbose=False)
-    sampler = Batches(train.lengths, settings.batch_size, seed=settings.seed)
-    per_epoch = math.ceil(len(sampler) / settings.accumulate)
-    total = per_epoch * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
+    sampler = Batches(train.lengths, settings.batch_size * settings.accumulate, seed=settings.seed)
+    total = len(sampler) * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
     learner = Learner(model, objective, settings, total_steps=total, val=val.records)
     best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
     keeper = checkpoints.Keeper(state, sampler, every_s=settings.checkpoint_every_s)  # last: it keeps what others did
@@ -70,7 +69,6 @@ def fit(
         default_root_dir=state,
         max_epochs=settings.max_epochs if settings.max_steps < 0 else -1,
         max_steps=settings.max_steps,
-        accumulate_grad_batches=settings.accumulate,
         **_checks(settings),
         num_sanity_val_steps=0,
     )
@@ -79,9 +77,12 @@ def fit(
     loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
     model.train()
     last = checkpoints.newest(state)
-    said = f"going on from {store.shown(last)}" if last else _forecast(learner, train, sampler, trainer)
-    print(said, flush=True)
-    _run(trainer, lambda: trainer.fit(learner, *loaders, ckpt_path=last))
+    with _switched(model, settings):
+        if last:
+            print(f"going on from {store.shown(last)}", flush=True)
+        else:
+            print(_forecast(learner, train, val, sampler, trainer), flush=True)
+        _run(trainer, lambda: trainer.fit(learner, *loaders, ckpt_path=last))
     saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
     learner.load_state_dict(saved["state_dict"], strict=False)
     model.eval()
@@ -96,6 +97,7 @@ def fit(
         "examples_seen": learner.examples_seen,
         "tokens_seen": learner.tokens_seen,
         "precision": settings.precision,
+        "steps_skipped": learner.watch.skipped,
     }
     return facts, learner.best_predictions
 
@@ -124,43 +126,52 @@ def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.D
     return objective.predictions(records, [row for batch in batches for row in batch])
 
 
-def embed(model, objective, examples: Examples, settings: Settings) -> Examples:
-    """Return the examples with a frozen backbone's `features` in place of tokens, computed once."""
+def embed(model, objective, examples: Examples, settings: Settings) -> torch.Tensor:
+    """Return what a frozen backbone makes of the examples, (rows, width) in float32, in their order."""
     trainer = _trainer(settings)
     learner = Embedder(model)
     batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
-    features = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
-    rows = [{"features": features[e["row"]], "label": e["label"], "row": e["row"], "length": 1} for e in examples.rows]
-    return Examples(examples.records, rows)
+    vectors = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
+    return torch.stack([vectors[example["row"]] for example in examples.rows])
 
 
-def _forecast(learner: Learner, train: Examples, sampler: Batches, trainer: lightning.Trainer) -> str:
-    """Return how much is to be done and about how long it takes here, by one batch of middle size that is tried."""
-    batches = sorted(sampler, key=lambda rows: sum(train.lengths[row] for row in rows))
-    middle = learner.objective.collate([train.rows[row] for row in batches[len(batches) // 2]])
-    device = trainer.strategy.root_device
-    model, batch = learner.model.to(device), move_data_to_device(middle, device)
-    seconds = []
-    with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
-        for _ in range(3):  # the first one warms up, and other work may disturb one of them
-            started = time.perf_counter()
-            learner.objective.loss(model, batch).backward()
-            seconds.append(time.perf_counter() - started)
-    model.zero_grad()
-    return progress.forecast(
-        rows=len(train.rows),
-        tokens=sum(train.lengths),
-        steps=learner.total_steps,
-        seconds=min(seconds) * learner.total_steps * learner.settings.accumulate,
-    )
+def _forecast(learner: Learner, train: Examples, val: Examples, sampler: Batches, trainer: lightning.Trainer) -> str:
+    def collate(rows: list[int]) -> dict:
+        return learner.objective.collate([train.rows[row] for row in rows])
+
+    return forecast.of(learner, (train.lengths, val.lengths), sampler, trainer, collate)
+
+
+@contextmanager
+def _switched(model, settings: Settings) -> Iterator[None]:
+    """Train with what trainer.gradient_checkpointing and trainer.compile ask for, and answer without."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        _require_compiler()
+        model.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = None
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+
+
+def _require_compiler() -> None:
+    names = [os.environ.get("CXX", "g++"), "clang++"]
+    if not torch.cuda.is_available() and not any(map(shutil.which, names)):
+        raise MachineError("trainer.compile: true needs a C++ compiler here; install g++, or set it to false")
 
 
 def _checks(settings: Settings) -> dict:
     """Return when to validate: so often an epoch, or so often over a fixed number of steps."""
     if settings.max_steps < 0:
         return {"val_check_interval": 1 / settings.checks_per_epoch}
-    batches = settings.max_steps * settings.accumulate
-    return {"val_check_interval": max(1, batches // settings.checks_per_epoch), "check_val_every_n_epoch": None}
+    return {
+        "val_check_interval": max(1, settings.max_steps // settings.checks_per_epoch),
+        "check_val_every_n_epoch": None,
+    }
 
 
 def _watched(monitor: str, task: str) -> tuple[str, str]:
@@ -182,6 +193,7 @@ def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **option
         logging.getLogger(name).setLevel(logging.ERROR)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    float32.prefer(settings.precision == "32-true")
     said = progress.callbacks(settings.log_every_s)
     return lightning.Trainer(
         devices=1,

@@ -80,11 +80,15 @@ class Workshop:
 
     def start(self, name: str, *words: str, fault: Fault | None = None, **environment: str) -> Stage:
         """Start `python -m pipelines.<name> words` in the folder; `fault`, a function of a module, is called first."""
-        number = len(list((self.path / "logs").glob("said-*")))
-        log = self.path / "logs" / f"said-{number:03d}.txt"
-        log.parent.mkdir(exist_ok=True)
-        log.touch()
+        log = self._log()
         process = _warm().Process(target=_run, args=(self.path, name, words, environment, log, fault))
+        process.start()
+        return Stage(process, log)
+
+    def call(self, function: Callable, *arguments) -> Stage:
+        """Start a function of a module in a process of its own, forked from the warm one."""
+        log = self._log()
+        process = _warm().Process(target=_call, args=(self.path, function, arguments, log))
         process.start()
         return Stage(process, log)
 
@@ -101,6 +105,14 @@ class Workshop:
             f"{name} {' '.join(words)} ended with {stage.process.exitcode}\n{stage.said}"
         )
         return stage.said
+
+    def _log(self) -> Path:
+        """Return a new file for what a process says."""
+        number = len(list((self.path / "logs").glob("said-*")))
+        log = self.path / "logs" / f"said-{number:03d}.txt"
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
+        return log
 
     def of(self, candidate: str) -> tuple[str, ...]:
         """Return the words that give a stage the composed file of a candidate, data set or the comparison."""
@@ -167,13 +179,22 @@ def _warm():
 
 def _run(path: Path, name: str, words: tuple, environment: dict, log: Path, fault: Fault | None) -> None:
     """Become the stage, in a process that was forked: folder, environment, streams, then the module as typed."""
+    _enter(path, environment, log)
+    if fault:
+        fault()
+    sys.argv = [f"{name}.py", *words]
+    runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
+
+
+def _call(path: Path, function: Callable, arguments: tuple, log: Path) -> None:
+    _enter(path, {}, log)
+    function(*arguments)
+
+
+def _enter(path: Path, environment: dict, log: Path) -> None:
     os.chdir(path)
     os.environ.update({"DVC_ROOT": str(path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment)
     target = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)
     importlib.import_module("torch").set_num_threads(1)
-    if fault:
-        fault()
-    sys.argv = [f"{name}.py", *words]
-    runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, methods, models, settings, store, training
+from stepladder import answering, features, methods, models, settings, store, training
 
 
 class Level(answering.LanguageLevel):
@@ -19,10 +19,11 @@ class Level(answering.LanguageLevel):
         self.answerer = self._open(train)
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
+        answerer.objective.packing = plan.packing
         parts = [training.encode(answerer.objective, part, train=part is train) for part in (train, val)]
         num_cut = parts[0].num_cut
         if answerer.description["form"] == "pooled":
-            parts = [training.embed(answerer.model, answerer.objective, part, plan) for part in parts]
+            parts = [features.of(answerer, part, plan, base=self.base) for part in parts]
         facts, self.validated = training.fit(
             (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
         )

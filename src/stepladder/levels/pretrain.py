@@ -16,6 +16,7 @@ from stepladder.settings import Settings, resolve, speed
 
 FINISHED = "pretrained.json"
 NUM_CHECKS = 4  # validations over the pretraining
+SHARED = ("eval_batch_size", "not_finite", "divergence", "gradient_checkpointing", "compile", "attention")
 NUM_HELD_OUT = 500  # texts, evenly spread over the corpus's val part, that measure it
 
 
@@ -42,7 +43,10 @@ class Level(finetune.Level):
         length = section["context_length"]
         learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
         model = models.llama(section, learned, seed=seed)
-        objective = objectives.load("language_modeling")(learned, task="language_modeling", max_length=length)
+        packing = self.sections["trainer"].get("packing", "joined")
+        objective = objectives.load("language_modeling")(
+            learned, task="language_modeling", max_length=length, packing=packing
+        )
         packed = training.encode(objective, texts, train=True)
         print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
         facts, answers = training.fit(
@@ -64,11 +68,11 @@ class Level(finetune.Level):
     def _settings(self, plan: dict, length: int) -> Settings:
         optimizer = {**self.sections["optimizer"], "learning_rate": plan["learning_rate"]}
         optimizer["weight_decay"] = plan["weight_decay"]
-        steps = plan["max_tokens"] // (plan["batch_size"] * length)
+        steps, trainer = plan["max_tokens"] // (plan["batch_size"] * length), self.sections["trainer"]
         return Settings(
+            **{name: trainer[name] for name in SHARED if name in trainer},
             max_length=length,
-            eval_batch_size=self.sections["trainer"]["eval_batch_size"],
-            precision=resolve(self.sections["trainer"]["precision"]),
+            precision=resolve(trainer["precision"]),
             batch_size=plan["batch_size"],
             max_steps=max(NUM_CHECKS, steps - steps % NUM_CHECKS),
             patience=NUM_CHECKS,

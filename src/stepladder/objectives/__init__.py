@@ -1,8 +1,8 @@
 """Objectives: one file a loss; each says how records become examples, what is minimised and how an answer is read off.
 
 An objective is a class `Objective` with
-`encode(records, *, train) -> list[Example]`, `collate(examples) -> batch`, `loss(model, batch) -> scalar`,
-`answer(model, batch) -> one dict a row` and `predictions(records, rows) -> DataFrame`.
+`encode(records, *, train) -> list[Example]`, `collate(examples) -> batch`, `loss(model, batch) -> scalar`, a mean of
+`count(batch)` predictions, `answer(model, batch) -> one dict a row` and `predictions(records, rows) -> DataFrame`.
 An example is a dict with `length` (tokens), `row` (position of its record) and, where inputs may be too long, `cut`.
 An answered row has `loss`, the nats of all it was to predict, and `tokens`, how many that were, so that a validation
 loss does not depend on the batches.

@@ -1,0 +1,140 @@
+"""Forecast: the time and memory that a fit will take, by a batch of middle size that is tried.
+
+What cannot fit is refused, and a batch that does not fit at once is set to be computed in parts.
+
+to train: 7,056 rows of 189,512 tokens, at most 442 steps, about 95 s and 1.4 GB of memory here
+"""
+
+import resource
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from stepladder import microbatches
+from stepladder.batches import Batches
+from stepladder.errors import MachineError
+from stepladder.learner import build
+
+LONG_S = 600  # a training longer than this is told how to be shorter
+LONG_ENOUGH_S = 1.0  # of trying: a step that takes that long needs no warming up
+GROUP = Path("/sys/fs/cgroup")  # of this process within a container: memory.max and memory.current, in bytes
+
+
+def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer, collate) -> str:
+    """Return the line that says what is to be done; `lengths` are tokens of train's and of val's rows.
+
+    `collate` makes a batch of positions. A batch that would not fit is set to be computed in parts.
+    Raises MachineError when the optimizer, or a single row, will not fit.
+    """
+    train, val = lengths
+    order = sorted(sampler, key=lambda rows: padded(rows, train))
+    middle, largest = (padded(rows, train) for rows in (order[len(order) // 2], order[-1]))
+    device = trainer.strategy.root_device
+    learner.model.to(device)
+    batch = trainer.strategy.batch_to_device(collate(order[len(order) // 2]), device)
+    held, free, section = _held(device), available(device), learner.settings.optimizer
+    moved = _moved_bytes(section, [weight for weight in learner.parameters() if weight.requires_grad])
+    _require(moved, free, "the gradients and the optimizer", microbatches.ADVICE)
+    with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
+        tried = {"parts": learner.parts, "rows": len(batch["row"])}
+        saved, learner.parts = microbatches.within_memory(lambda parts: saved_bytes(learner, batch, parts), **tried)
+        saved *= largest / middle
+        learner.parts = _parts(moved, saved, free, parts=learner.parts, rows=sampler.batch_size)
+        optimizer = build(section | {"learning_rate": 0.0}, learner.parameters())  # moves nothing
+        forward, whole = _seconds(learner, batch, optimizer)
+    settings = learner.settings
+    epochs = learner.total_steps / len(sampler) if settings.max_steps < 0 else 1
+    seconds = whole * learner.total_steps + forward * sum(val) / middle * epochs * settings.checks_per_epoch
+    size = held + moved + saved / learner.parts
+    return told(rows=len(train), tokens=sum(train), steps=learner.total_steps, seconds=seconds, size_bytes=size)
+
+
+def told(*, rows: int, tokens: int, steps: int, seconds: float, size_bytes: float) -> str:
+    """Return a line that says how much is to be done before it begins; where it is long, how to have less."""
+    minutes = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
+    cure = "; fewer rows: set: {data: {max_rows: ...}}" if seconds > LONG_S else ""
+    work = f"{rows:,} rows of {tokens:,} tokens, at most {steps:,} steps"
+    return f"to train: {work}, about {minutes} and {size_bytes / 1e9:.1f} GB of memory here{cure}"
+
+
+def padded(rows: list[int], lengths: list[int]) -> int:
+    """Return the tokens of a batch with its padding."""
+    return len(rows) * max(lengths[row] for row in rows)
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes of memory that this process may still take: of the device, the machine, its group and limits."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found, (limit, _) = [psutil.virtual_memory().available], resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        found.append(limit - psutil.Process().memory_info().vms)
+    limits = [GROUP / "memory.max", GROUP / "memory.current"]
+    if all(file.is_file() for file in limits) and (most := limits[0].read_text().strip()) != "max":
+        found.append(int(most) - int(limits[1].read_text()))
+    return max(0, min(found))
+
+
+def saved_bytes(learner, batch: dict, parts: int) -> int:
+    """Return the bytes that a batch's loss at once would keep for its gradient, weights apart; one part is tried."""
+    weights, kept = {weight.untyped_storage().data_ptr() for weight in learner.parameters()}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    pieces = microbatches.split(batch, parts)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner.objective.loss(learner.model, pieces[-1])
+    return sum(kept.values()) * len(pieces)
+
+
+def _held(device: torch.device) -> int:
+    """Return the bytes that are taken already."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def _moved_bytes(section: dict, weights: list[torch.nn.Parameter]) -> int:
+    """Return the bytes of the gradients and of the optimizer's state, whose tensors are as large as the weights."""
+    probe = torch.nn.Parameter(torch.zeros(2, 2))
+    probe.grad = torch.zeros(2, 2)
+    small = build(section, [probe])
+    small.step()
+    states = [value for value in small.state[probe].values() if torch.is_tensor(value) and value.shape == probe.shape]
+    return sum(weight.numel() * weight.element_size() for weight in weights) * (1 + len(states))
+
+
+def _parts(moved: int, saved: float, free: int, *, parts: int, rows: int) -> int:
+    """Return in how many parts, or more than that, the largest batch is to be computed, so that it fits."""
+    wanted = parts
+    while moved + saved / parts > free and parts < rows:
+        parts *= 2
+    _require(moved + saved / parts, free, "a single row of the longest", microbatches.ADVICE)
+    if parts > wanted:
+        print(f"batches are computed in {parts} parts, to fit into {free / 1e9:.1f} GB of free memory", flush=True)
+    return parts
+
+
+def _require(needed: float, free: int, what: str, advice: str) -> None:
+    if needed > free:
+        sizes = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
+        raise MachineError(f"training does not fit: {what} would take {sizes}; {advice}")
+
+
+def _seconds(learner, batch: dict, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """Return the seconds of a batch forwards, and of its whole step."""
+    forward, whole = [], []
+    while len(whole) < 3 and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
+        started = time.perf_counter()
+        loss = microbatches.loss(learner.model, learner.objective, batch, learner.parts)
+        computed = time.perf_counter()
+        loss.backward()
+        optimizer.step()
+        learner.model.zero_grad()
+        whole.append(time.perf_counter() - started)
+        forward.append((computed - started) / 3)  # a gradient costs two products for each forwards
+    return min(forward), min(whole)
