@@ -1,0 +1,120 @@
+"""The benchmarks' own machinery, without torch: rounds, clocks, the table and its picture."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import clocks, rounds, table
+from benchmarks.rounds import OURS, Contest, Pairing, Run
+
+ABOUT = {"clock": "CPU seconds", "threads": 1, "date": "2026-01-02", "versions": {"torch": "1.0"}, "load": 0.5}
+ABOUT |= {"machine": "x86_64, 2 cores", "family": "fits"}
+
+
+def contest(*, peer=lambda work: Run(6.0, "b"), equal=True, absent=None, **more) -> Contest:
+    seconds = iter([9.0, 1.0, 2.0, 3.0])
+    contenders = {OURS: lambda work: Run(next(seconds), "a", flops=8.0), "peer": peer}
+    judged = lambda warm, timed: (equal, f"{warm[OURS].result} beside {timed['peer'].result}")  # noqa: E731
+    return Contest("a job", contenders, [Pairing(OURS, "peer", 2.5, judged, absent)], **more)
+
+
+def test_the_warm_up_is_dropped_and_the_ratio_is_the_median_of_the_rounds():
+    (row,) = rounds.play(contest(rate=lambda: 16.0), number=3)
+    assert row["ratios"] == [6.0, 3.0, 2.0] and row["ratio"] == 3.0
+    assert row["ours"] == 2.0 and row["theirs"] == 6.0
+    assert row["equal_work"] and row["evidence"] == "a beside b"
+
+
+def test_the_share_of_the_limit_is_flops_a_second_through_the_best_rate():
+    rates = iter([10.0, 16.0, 12.0])
+    (row,) = rounds.play(contest(rate=lambda: next(rates)), number=3)
+    assert row["share_of_limit"] == 0.25  # 8 FLOPs in 2 s, of 16 a second
+
+
+def test_contenders_take_turns_and_the_first_round_is_of_less_work():
+    told = []
+    names = {name: lambda work, name=name: told.append((name, work)) or Run(1.0) for name in (OURS, "peer", "check")}
+    checks = {"check": names.pop("check")}
+    pairing = Pairing(OURS, "peer", 1.0, lambda warm, timed: (True, ""))
+    rounds.play(Contest("a job", names, [pairing], warm="few", work="all", checks=checks), number=2)
+    assert told == [(OURS, "few"), ("peer", "few"), ("check", "few"), *[(OURS, "all"), ("peer", "all")] * 2]
+
+
+def test_a_peer_that_is_absent_has_a_row_that_says_why(capsys):
+    (row,) = rounds.play(contest(absent=rounds.missing("no_such_package")), number=1)
+    assert row["ratio"] is None and row["missing"].startswith("not installed: no_such_package; pip install -r")
+    assert "not installed: no_such_package" in capsys.readouterr().out
+    assert rounds.missing("json") is None
+
+
+def test_a_peer_that_fails_costs_its_own_row_alone(capsys):
+    def broken(work):
+        raise ValueError("out\nof order")
+
+    both = contest(peer=broken)
+    both.contenders["other"] = lambda work: Run(4.0)
+    both.pairings.append(Pairing(OURS, "other", 2.0, lambda warm, timed: (True, "")))
+    bad, good = rounds.play(both, number=3)
+    assert bad["missing"] == "failed: ValueError: out of order" and good["ratio"] == 2.0
+    assert "out of order" in capsys.readouterr().out
+
+
+def test_work_that_nobody_saw_is_not_called_equal():
+    both = contest()
+    both.pairings[0] = Pairing(OURS, "peer", 2.0, lambda warm, timed: (True, warm["exact"].result))
+    (row,) = rounds.play(both, number=1)
+    assert row["equal_work"] is False and "exact did not run" in row["evidence"]
+
+
+def test_a_clock_counts_the_cpu_at_one_thread_and_the_wall_at_two():
+    for threads, name in ((1, "CPU seconds"), (2, "wall seconds")):
+        clock = clocks.Clock(threads)
+        with clock.running():
+            time.sleep(0.05)
+        assert clock.name == name and (clock.spent >= 0.05) == (threads == 2)
+
+
+def test_a_call_is_timed_where_it_lies_and_left_as_it_was():
+    owner = SimpleNamespace(work=lambda number, more: number + more)
+    original = owner.work
+    with clocks.within(clocks.Clock(2), owner, "work") as spent:
+        assert owner.work(1, more=2) == 3
+    assert len(spent) == 1 and spent[0] >= 0 and owner.work is original
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    for name, end in (("JSON", "json"), ("MARKDOWN", "md"), ("PICTURE", "png")):
+        monkeypatch.setattr(table, name, tmp_path / f"latest.{end}")
+    return tmp_path
+
+
+def test_the_table_says_ratio_goal_and_what_is_missing_and_is_drawn(results):
+    played = rounds.play(contest(equal=False, rate=lambda: 16.0), number=3)
+    rows = [{**row, **ABOUT} for row in played + rounds.play(contest(absent="not on this machine"), number=1)]
+    table.write(rows)
+    assert json.loads((results / "latest.json").read_text()) == rows
+    page = (results / "latest.md").read_text()
+    assert "2026-01-02, x86_64, 2 cores, load 0.5" in page and "torch 1.0" in page
+    assert "| a job | peer | 2.00 s | 6.00 s | **3.0** | 2.0 to 6.0 | >= 2.5 | **no** | 25% |" in page
+    assert "| a job | peer | | | **not on this machine** | | >= 2.5 | | |" in page
+    assert (results / "latest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_other_families_outlive_a_run_of_some(results):
+    table.write(
+        [{**row, **ABOUT, "family": name} for name in ("fits", "scoring") for row in rounds.play(contest(), number=1)]
+    )
+    assert [row["family"] for row in table.kept(["fits"])] == ["scoring"]
+
+
+def test_no_function_is_longer_than_elsewhere():
+    import ast
+
+    for file in sorted((table.ROOT / "benchmarks").glob("*.py")):
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+        assert not [node.name for node in nodes if node.end_lineno - node.lineno >= 60]
+        assert len(file.read_text().splitlines()) <= 300
