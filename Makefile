@@ -3,14 +3,17 @@
 # make test    install what is missing, then all unit and slow tests (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
-# make bench   after make run: training beside Hugging Face's Trainer, into benchmarks/results/
+# make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
+# make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story stories check lint signatures bench
+.PHONY: run proof test story stories check lint signatures bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -26,8 +29,12 @@ story: $(READY)
 stories: $(READY)
 	pytest -m story
 
-bench: $(READY)
-	OMP_NUM_THREADS=1 python -m benchmarks.fits
+bench: $(PEERS_READY)
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks quick
+
+bench-full: $(PEERS_READY)
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks full
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.quality
 
 lint: $(READY)
 	ruff check . && ruff format --check .
@@ -43,4 +50,11 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
 	$(VENV)/bin/dvc config --local core.site_cache_dir $(CURDIR)/state/dvc
+	touch $@
+
+$(PEERS_READY): requirements.lock benchmarks/requirements.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements.lock
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r benchmarks/requirements.txt -c requirements.lock
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
 	touch $@
