@@ -23,8 +23,13 @@ from stepladder.levels import finetune
 from stepladder.objectives import IGNORED
 
 
-def hugging_face(work: Work, *, clock: Clock, trl: bool = False, **options) -> Run:
-    """Train by transformers' Trainer, or TRL's with its own defaults."""
+def hugging_face(work: Work, *, clock: Clock, **options) -> Run:
+    """Train by transformers' Trainer, or TRL's with its own defaults; seconds of its train."""
+    return trained(work, clock=clock, **options)[1]
+
+
+def trained(work: Work, *, clock: Clock, trl: bool = False, **options) -> tuple[torch.nn.Module, Run]:
+    """Return the model that a Trainer trained, and its run."""
     torch.set_num_threads(clock.threads)
     model, examples, collator = _prepared(work)
     if trl:
@@ -44,7 +49,8 @@ def hugging_face(work: Work, *, clock: Clock, trl: bool = False, **options) -> R
         with clock.running():
             done = trainer.train()
     losses = [float(each["loss"]) for each in trainer.state.log_history if "loss" in each] or [done.training_loss]
-    return Run(clock.spent, {"losses": losses, "mean": statistics.mean(losses), "steps": trainer.state.global_step})
+    result = {"losses": losses, "mean": statistics.mean(losses), "steps": trainer.state.global_step}
+    return model, Run(clock.spent, result)
 
 
 class Plain(lightning.LightningModule):
