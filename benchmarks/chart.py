@@ -20,9 +20,11 @@ def draw(rows: list[dict], file: Path) -> None:
     axes.barh(places, [row["ratio"] for row in shown], color=colours, height=0.66)
     for place, row in zip(places, shown, strict=True):
         note = "" if row["equal_work"] else "  work not shown equal"
-        axes.text(row["ratio"], place, f" {row['ratio']:g}x{note}", va="center", fontsize=9, zorder=3)
-        if row["goal"] is not None:
-            axes.plot([row["goal"]] * 2, [place - 0.42, place + 0.42], color=GOAL, linewidth=2)
+        goal = row["goal"] or 0
+        end = goal if row["ratio"] <= goal < 1.35 * row["ratio"] else row["ratio"]  # not under the mark
+        axes.text(end, place, f" {row['ratio']:g}x{note}", va="center", fontsize=9, zorder=3)
+        if goal:
+            axes.plot([goal] * 2, [place - 0.42, place + 0.42], color=GOAL, linewidth=2)
     axes.set_yticks(places, [_name(row) for row in shown], fontsize=9)
     axes.set_xscale("log", base=2)
     axes.set_xlim(0.5, 2 * max(max(row["ratio"], row["goal"] or 0) for row in shown))

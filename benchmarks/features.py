@@ -39,7 +39,7 @@ ALIKE, TOLERANCE = 0.999, 0.02  # cosine; nats a step
 def contests(clock: Clock, _stack: ExitStack) -> list[Contest]:
     """Return the embedding alone and the whole fit."""
     small, large = (
-        subjects.work(WORDS, num_rows=n, num_val=8, threads=clock.threads) for n in (64, round(512 * limits.SHARE))
+        subjects.work(WORDS, num_rows=n, num_val=2, threads=clock.threads) for n in (64, round(512 * limits.SHARE))
     )
     peers = {ENCODE: functools.partial(encode, clock=clock), TRAINER: functools.partial(frozen, clock=clock)}
     pairs = [Pairing(OURS, ENCODE, 3.6, _same_vectors, rounds.missing("sentence_transformers"))]

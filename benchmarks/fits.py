@@ -25,7 +25,7 @@ from stepladder.levels import finetune
 TOLERANCE, ROUNDING = 1e-3, 0.05  # nats a step in float32; share of the loss at bf16
 EXACT = f"{OURS}, float32" if limits.BF16 else OURS
 COMMON = ["level=finetune", "trainer.max_epochs=1"]
-NUM_VAL = 8  # rows of the check at the end of a fit: the peers make none
+NUM_VAL = 2  # rows of the check at the end of a fit, which the peers do not make
 HF, HALF = "HF Trainer", "HF Trainer, bf16"
 GROUPED = f"{HALF if limits.BF16 else HF}, grouped by length"
 

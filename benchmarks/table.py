@@ -33,7 +33,7 @@ def circumstances() -> dict:
     return {
         "date": str(datetime.now(UTC).date()),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": _machine(),
         "load": round(os.getloadavg()[0], 1),
     }
 
@@ -87,6 +87,15 @@ def _line(row: dict) -> str:
     equal = "yes" if row["equal_work"] else "**no**"
     cells = [job, row["peer"], f"{row['ours']:.2f} s", f"{row['theirs']:.2f} s", f"**{row['ratio']}**", spread, goal]
     return "| " + " | ".join([*cells, equal, share]) + " |"
+
+
+def _machine() -> str:
+    """Return the processor, its cores, and whether it computes in bf16, which decides what may be expected of it."""
+    file = Path("/proc/cpuinfo")
+    told = dict(line.partition("\t")[::2] for line in file.read_text().splitlines()) if file.is_file() else {}
+    name = next((told[key].lstrip("\t :") for key in told if key == "model name"), platform.machine())
+    units = any(unit in " ".join(told.values()) for unit in ("avx512_bf16", "amx_bf16"))
+    return f"{name}, {os.cpu_count()} cores {'with' if units else 'without'} bf16 units"
 
 
 def _version(name: str) -> str | None:
