@@ -26,34 +26,29 @@ from stepladder.levels import finetune
 ENCODE = "sentence-transformers encode"
 TRAINER = "HF Trainer, 5 epochs, backbone frozen"
 EPOCHS = 5
-WORDS = [
-    "level=finetune",
-    "model=minilm",
-    "method=frozen",
-    f"trainer.max_epochs={EPOCHS}",
-    f"trainer.patience={EPOCHS}",
-]
+BATCH = 32  # of both: the peer's default
+WORDS = ["level=finetune", "model=minilm", "method=frozen", f"trainer.eval_batch_size={BATCH}"]
+WORDS += [f"trainer.max_epochs={EPOCHS}", f"trainer.patience={EPOCHS}"]
 ALIKE, TOLERANCE = 0.999, 0.02  # cosine; nats a step
 
 
 def contests(clock: Clock, _stack: ExitStack) -> list[Contest]:
     """Return the embedding alone and the whole fit."""
-    small, large = (
-        subjects.work(WORDS, num_rows=n, num_val=2, threads=clock.threads) for n in (64, round(512 * limits.SHARE))
-    )
+    sizes = (64, 512, round(512 * limits.SHARE))
+    small, many, some = (subjects.work(WORDS, num_rows=number, num_val=2, threads=clock.threads) for number in sizes)
     peers = {ENCODE: functools.partial(encode, clock=clock), TRAINER: functools.partial(frozen, clock=clock)}
     pairs = [Pairing(OURS, ENCODE, 3.6, _same_vectors, rounds.missing("sentence_transformers"))]
-    rate = functools.partial(limits.product_rate, 1728, 384, 1536, clock=clock)  # 64 rows of 27 tokens
+    rate = functools.partial(limits.product_rate, 864, 384, 1536, clock=clock)  # 32 rows of 27 tokens
     embedding = {OURS: functools.partial(embed, clock=clock), ENCODE: peers[ENCODE]}
     fitting = {OURS: functools.partial(fit, clock=clock), TRAINER: peers[TRAINER]}
     return [
-        Contest("embedding, MiniLM", embedding, pairs, warm=small, work=large, rate=rate),
+        Contest("embedding, MiniLM", embedding, pairs, warm=small, work=many, rate=rate),
         Contest(
             "frozen MiniLM and a head",
             fitting,
             [Pairing(OURS, TRAINER, 10.0, _same_losses)],
             warm=Work(small.train, small.val, small.sections, small.base, ordered=True),
-            work=large,
+            work=some,
         ),
     ]
 

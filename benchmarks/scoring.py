@@ -26,22 +26,22 @@ from stepladder.levels import prompt
 
 EXACT = f"{OURS}, float32"
 SAME, DEFAULT = f"lm-eval HFLM, {'bf16' if limits.BF16 else 'float32'}", "lm-eval HFLM, float32"
-BATCH = 16  # of the peer, which holds the scores of all tokens at all positions: 1 GB for 16 prompts of 8 shots
+BATCH = 16  # of both; the peer holds the scores of all tokens at all positions, 1 GB for 16 prompts of 8 shots
 TOLERANCE, NOISE = 1e-3, 0.25  # nats in float32; nats between two scores that bf16 may swap
 
 
 def contests(clock: Clock, _stack: ExitStack) -> list[Contest]:
     """Return scoring without and with eight examples before each question."""
-    zero = _contest("zero-shot label scoring", [], (16, round(96 * limits.SHARE)), goals=(1.5, 5.0), clock=clock)
     shots = ["prompt=few_shot", "prompt.num_shots=4"]  # of each of the two labels
+    few = (4, round(32 * limits.SHARE))  # rows in the warm-up, and timed
     return [
-        zero,
-        _contest("8-shot label scoring", shots, (4, round(32 * limits.SHARE)), goals=(7.0, 25.0), clock=clock),
+        _contest("zero-shot label scoring", [], (16, 96), goals=(1.5, 5.0), clock=clock),
+        _contest("8-shot label scoring", shots, few, goals=(7.0, 25.0), clock=clock),
     ]
 
 
 def _contest(job: str, words: list[str], sizes: tuple[int, int], *, goals: tuple, clock: Clock) -> Contest:
-    words = ["level=prompt", "model=smollm2", *words]
+    words = ["level=prompt", "model=smollm2", f"trainer.eval_batch_size={BATCH}", *words]
     warm, work = (subjects.work(words, num_rows=500, num_val=number, threads=clock.threads) for number in sizes)
     run, peer = (functools.partial(each, clock=clock) for each in (ours, harness))
     absent = rounds.missing("lm_eval")
@@ -51,7 +51,7 @@ def _contest(job: str, words: list[str], sizes: tuple[int, int], *, goals: tuple
     if limits.BF16:
         pairings.append(Pairing(OURS, DEFAULT, goals[1], _agree(DEFAULT), absent))
         contenders[DEFAULT] = functools.partial(peer, dtype=torch.float32)
-    rate = functools.partial(limits.product_rate, 1792, 576, 1536, clock=clock)  # 64 rows of 28 tokens
+    rate = functools.partial(limits.product_rate, 448, 576, 1536, clock=clock)  # 16 rows of 28 tokens
     return Contest(job, contenders, pairings, warm=warm, work=work, checks=checks, rate=rate)
 
 
