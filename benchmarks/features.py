@@ -10,6 +10,7 @@ import functools
 import statistics
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,16 @@ def contests(clock: Clock, _stack: ExitStack) -> list[Contest]:
     """Return the embedding alone and the whole fit."""
     sizes = (64, 512, round(512 * limits.SHARE))
     small, many, some = (subjects.work(WORDS, num_rows=number, num_val=2, threads=clock.threads) for number in sizes)
-    peers = {ENCODE: functools.partial(encode, clock=clock), TRAINER: functools.partial(frozen, clock=clock)}
+    vectors, peers_vectors, heads, peers_heads = (
+        functools.partial(run, clock=clock) for run in (embed, encode, fit, frozen)
+    )
     pairs = [Pairing(OURS, ENCODE, 3.6, _same_vectors, rounds.missing("sentence_transformers"))]
     rate = functools.partial(limits.product_rate, 864, 384, 1536, clock=clock)  # 32 rows of 27 tokens
-    embedding = {OURS: functools.partial(embed, clock=clock), ENCODE: peers[ENCODE]}
-    fitting = {OURS: functools.partial(fit, clock=clock), TRAINER: peers[TRAINER]}
+    both = {OURS: heads, TRAINER: peers_heads}
+    head = [Pairing(OURS, TRAINER, 10.0, _same_losses)]
     return [
-        Contest("embedding, MiniLM", embedding, pairs, warm=small, work=many, rate=rate),
-        Contest(
-            "frozen MiniLM and a head",
-            fitting,
-            [Pairing(OURS, TRAINER, 10.0, _same_losses)],
-            warm=Work(small.train, small.val, small.sections, small.base, ordered=True),
-            work=some,
-        ),
+        Contest("embedding, MiniLM", {OURS: vectors, ENCODE: peers_vectors}, pairs, warm=small, work=many, rate=rate),
+        Contest("frozen MiniLM and a head", both, head, warm=replace(small, ordered=True), work=some),
     ]
 
 
