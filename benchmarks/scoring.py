@@ -33,7 +33,7 @@ TOLERANCE, NOISE = 1e-3, 0.25  # nats in float32; nats between two scores that b
 def contests(clock: Clock, _stack: ExitStack) -> list[Contest]:
     """Return scoring without and with eight examples before each question."""
     shots = ["prompt=few_shot", "prompt.num_shots=4"]  # of each of the two labels
-    few = (4, round(32 * limits.SHARE))  # rows in the warm-up, and timed
+    few = (4, 24)  # rows in the warm-up, and timed
     return [
         _contest("zero-shot label scoring", [], (16, 96), goals=(1.5, 5.0), clock=clock),
         _contest("8-shot label scoring", shots, few, goals=(7.0, 25.0), clock=clock),
