@@ -58,7 +58,7 @@ def embed(work: Work, *, clock: Clock) -> Run:
         rows = training.encode(answerer.objective, work.train, train=True)
         found = training.embed(answerer.model, answerer.objective, rows, plan)
     cost = limits.ANSWER * limits.weights(answerer.model) * sum(rows.lengths)
-    return Run(clock.spent, np.stack([row["features"].numpy() for row in found.rows]), flops=cost)
+    return Run(clock.spent, found.numpy(), flops=cost)
 
 
 def encode(work: Work, *, clock: Clock) -> Run:

@@ -9,10 +9,15 @@ meanwhile slows both sides of a ratio.
 
 import importlib.util
 import statistics
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from stepladder import store
 
 OURS = "Stepladder"
 INSTALL = "pip install -r benchmarks/requirements.txt"
@@ -90,7 +95,8 @@ def _turns(job: str, title: str, contenders: dict, work, said: dict[str, str]) -
     for name, run in contenders.items():
         started = time.perf_counter()
         try:
-            done[name] = run(work)
+            with tempfile.TemporaryDirectory() as folder, _nothing_kept(Path(folder)):
+                done[name] = run(work)
         except Exception as error:
             traceback.print_exc()
             said[name] = f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -99,6 +105,11 @@ def _turns(job: str, title: str, contenders: dict, work, said: dict[str, str]) -
         wall = time.perf_counter() - started
         print(f"{job}, {title}: {name} {done[name].seconds:.2f} s ({wall:.1f} s in all)", flush=True)
     return done
+
+
+def _nothing_kept(folder: Path):
+    """Let a turn make the tokens and features that an earlier one has kept already."""
+    return mock.patch.object(store, "kept", lambda kind: folder / kind)
 
 
 def _row(job: str, pairing: Pairing, warm: dict, timed: list[dict], limit: float, said: dict[str, str]) -> dict:
