@@ -173,7 +173,7 @@ def test_a_hub_out_of_reach_is_one_line(root: Path) -> None:
     with pytest.raises(RemoteError, match=r"^someone/model could not be fetched: ") as caught:
         assets.fetch({"kind": "hub", "id": "someone/model", "revision": "a" * 40}, store.folder())
     assert "\n" not in str(caught.value)
-    assert not list((root / "state/store/hub").iterdir())
+    assert not list((root / "state/store/hub").glob("[!.]*"))
 
 
 def test_a_hub_snapshot_is_pinned_checked_and_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,8 +270,10 @@ def fill(folder: Path) -> None:
 def test_a_settled_folder_is_made_once(root: Path) -> None:
     folder = store.settle(root / "made", fill)
     assert store.settle(folder, lambda _: pytest.fail("made twice")) == folder
-    assert json.loads((folder / store.MANIFEST).read_text()) == {"deep/weights": hashlib.sha256(b"1234").hexdigest()}
-    assert [path.name for path in root.iterdir()] == ["made"]
+    assert json.loads((folder / store.MANIFEST).read_text()) == {
+        "files": {"deep/weights": hashlib.sha256(b"1234").hexdigest()}
+    }
+    assert [path.name for path in root.glob("[!.]*")] == ["made"]
 
 
 @pytest.mark.parametrize("damage", ["change", "remove", "add", "manifest", "no manifest"])
@@ -290,4 +292,4 @@ def test_a_damaged_folder_is_named_and_made_again(root: Path, damage: str, capsy
 def test_a_failed_build_leaves_nothing(root: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         store.settle(root / "made", lambda _: 1 / 0)
-    assert not list(root.iterdir())
+    assert not list(root.glob("[!.]*"))

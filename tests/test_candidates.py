@@ -154,7 +154,8 @@ def test_what_is_told_after_half_a_line_is_not_lost(place, choose, monkeypatch):
     sections, state = choose("baseline", "tfidf"), place / "work"
     state.mkdir()
     (state / "history.jsonl").write_text('{"name": "tra')
-    candidates.fit(sections, candidates.Inputs(splits.assign("films", None), None), made=state / "made", state=state)
+    files = candidates.Inputs(splits.assign("films", None), None, {})
+    candidates.fit(sections, files, made=state / "made", state=state)
     told = (state / "made" / "model" / "history.jsonl").read_text()
     assert [json.loads(line)["value"] for line in told.splitlines()] == [0.5]
 

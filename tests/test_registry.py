@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import records, splits
+from stepladder import records, splits, store
 from stepladder.errors import IntegrityError
 from tests.conftest import LORA, sentences
 
@@ -57,6 +57,7 @@ def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
             level = levels.load("finetune")(sections, base=tiny / model)
             level.fit(parts["train"], parts["val"], state=root / "state", log=lambda *_: None)
             level.save(Path("models", name))
+            store.seal(Path("models", name))
             records.write(level.predict(parts["test"]), Path("predictions", "test", f"{name}.parquet"))
     return root
 
@@ -173,7 +174,13 @@ def test_a_model_that_was_tampered_with_is_refused_and_leaves_no_version(runs):
     from safetensors.torch import load_file, save_file
 
     file = Path("models", "frozen", "head.safetensors")
-    save_file({key: -weight for key, weight in load_file(file).items()}, file)
+    weights = load_file(file)
+    file.unlink()
+    save_file({key: -weight for key, weight in weights.items()}, file)
+    with pytest.raises(IntegrityError, match=r"models/frozen/head.safetensors: expected sha256 \w{64}, found \w{64}"):
+        register(runs, "frozen")
+    (file.parent / store.MANIFEST).unlink()
+    store.seal(file.parent)
     with pytest.raises(IntegrityError, match=r"only 0.0% of 12 answers equal those measured; not registered"):
         register(runs, "frozen")
     assert versions() == {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import peft
 import polars as pl
 
-from stepladder import models, objectives, pooled, store, training
+from stepladder import methods, models, objectives, pooled, store, training
 from stepladder.errors import IntegrityError
 from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
@@ -76,6 +76,7 @@ class Answerer:
             model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         _write(folder, {**self.description, "base": None, "adapter": False})
+        store.seal(folder)
 
 
 class LanguageLevel:
@@ -151,8 +152,7 @@ def load(folder: Path) -> Answerer:
     if saved["form"] == "pooled":
         model.load_head(folder)
     elif saved["adapter"]:
-        with models.quiet():
-            model = peft.PeftModel.from_pretrained(model, folder).eval()
+        model = methods.attach(model, folder)
     return Answerer(model, models.tokenizer(base), {key: saved[key] for key in KEYS})
 
 

@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from stepladder import speech
+from stepladder import disk, speech
 from stepladder.errors import ConfigError, IntegrityError, MachineError, RemoteError, unknown
-from stepladder.store import MANIFEST, difference, hashes, root, settle, sha256, shown
+from stepladder.store import MANIFEST, difference, hashes, manifest, root, settle, sha256, shown
 from stepladder.store import folder as store_folder
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]  # no format that can hold a program's pickle
@@ -53,7 +53,7 @@ def describe(name: str, path: Path, asset: dict | list[dict]) -> dict:
     parts = asset if isinstance(asset, list) else [asset]
     licences = sorted({part["licence"] for part in parts if part.get("licence")})
     sealed = path.is_relative_to(store_folder()) and (path / MANIFEST).is_file()
-    files = json.loads((path / MANIFEST).read_text("utf-8")) if sealed else hashes(path)
+    files = manifest(path)["files"] if sealed else hashes(path)
     kind = "folder" if path.is_dir() else "file"
     return {"name": name, kind: shown(path), "files": files, "licence": "; ".join(licences) or None}
 
@@ -64,9 +64,8 @@ def publish(description: dict, target: str | None) -> None:
     The target is an output of the copy that runs, the bytes are below the root: a queued copy shares its parent's.
     """
     if target:
-        file = Path(target)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n", "utf-8")
+        content = json.dumps(description, indent=2, sort_keys=True) + "\n"
+        disk.publish(Path(target), lambda file: file.write(content.encode()))
     place = description.get("folder") or description.get("file") or "nothing to fetch"
     print(f"{description['name']}: {place}", flush=True)
 
@@ -93,7 +92,7 @@ def _archive(asset: dict, store: Path) -> Path:
 
 def _keep(download: Callable, asset: dict, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+    with disk.writing(file), tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
         with speech.during(f"fetching {asset['package']} {asset['version']} ({asset['kind']})"):
             download(asset, Path(part))
         got = Path(part) / file.name
@@ -102,10 +101,9 @@ def _keep(download: Callable, asset: dict, file: Path) -> None:
             raise IntegrityError(f"{asset['package']} {asset['version']}: expected file {file.name}, found {names}")
         if fault := difference(file, asset["sha256"], sha256(got)):
             raise IntegrityError(fault)
-        with got.open("rb") as opened:
-            os.fsync(opened.fileno())
         got.chmod(0o444)
-        os.replace(got, file)
+        disk.sync(got)
+        disk.rename(got, file)
 
 
 def _filename(asset: dict) -> str:

@@ -11,8 +11,9 @@ def train(config: dict, output: Path) -> dict[str, float]:
     Raises DataError with the command to type where the data set is not prepared.
     """
     files = splits.assign(config["data"]["name"], config["corpus"])
-    folder = conversions.provide(config["model"]).get("folder")
-    chosen = candidates.Inputs(files, folder and store.root() / folder)
+    asset = conversions.provide(config["model"])
+    folder = asset.get("folder")
+    chosen = candidates.Inputs(files, folder and store.root() / folder, asset["files"])
     with runs.measured(output / "train.json") as cost:
         scores = candidates.fit_into(output / "model", output / "val.parquet", sections=config, files=chosen, cost=cost)
     with sync.forgiving(f"what was trained is kept in {output}"):

@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 
 from stepladder import levels, records, runs, store, work
-from stepladder.errors import DataError
+from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
 UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "code")
@@ -22,19 +22,24 @@ UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "c
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files a candidate reads and the folder of its base; `files` are {"train": {"path", "sha256"}, ...}."""
+    """The files a candidate reads, {"train": {"path", "sha256"}, ...}, the folder of its base and the hashes in it.
+
+    What is read is hashed first: IntegrityError where it is not what was named. Whoever edits a file and keeps its size
+    and time is not noticed by DVC.
+    """
 
     files: dict
     base: Path | None
+    weights: dict[str, str]
 
     def read(self, part: str) -> pl.DataFrame:
         """Return the records of train, val or test."""
-        return records.read(self.files[part]["path"])
+        return _read(self.files[part])
 
     def corpus(self) -> dict[str, pl.DataFrame] | None:
         """Return {"train", "val"} of the corpus, None without one."""
         chosen = self.files["corpus"]
-        return chosen and {part: records.read(chosen[part]["path"]) for part in ("train", "val")}
+        return chosen and {part: _read(chosen[part]) for part in ("train", "val")}
 
 
 def inputs(config: dict) -> Inputs:
@@ -44,10 +49,13 @@ def inputs(config: dict) -> Inputs:
     for file in (assigned, fetched):
         if not file.is_file():
             raise DataError(f"{file}: missing; make it with: dvc repro train@{name}")
-    folder = json.loads(fetched.read_text()).get("folder")
+    asset, command = json.loads(fetched.read_text()), f"dvc repro --force --single-item fetch@{name}"
+    folder = asset.get("folder")
     if folder and not (store.root() / folder).is_dir():  # a clone that pulled has its description, not its bytes
-        raise DataError(f"{folder}: missing; bring it with: dvc repro --force --single-item fetch@{name}")
-    return Inputs(json.loads(assigned.read_text()), folder and store.root() / folder)
+        raise DataError(f"{folder}: missing; bring it with: {command}")
+    if folder:
+        store.require(store.root() / folder, asset["files"], of=f"; bring it again with: {command}")
+    return Inputs(json.loads(assigned.read_text()), folder and store.root() / folder, asset["files"])
 
 
 def tuned(config: dict) -> dict:
@@ -102,6 +110,9 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
     cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)
     level.save(made / "model")
     records.write_text(_told_once(state / HISTORY), made / "model" / HISTORY)
+    base = files.base and {"folder": store.shown(files.base), "files": files.weights}
+    determined = {"key": facts["key"], "seed": sections["seed"], "data": files.files, "versions": work.versions()}
+    store.seal(made / "model", base=base, **determined)
     records.write(level.predict(val) if level.validated is None else level.validated, made / "val.parquet")
     records.write_json(cost, made / "cost.json")
 
@@ -130,14 +141,22 @@ def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, 
 def evaluate(config: dict) -> None:
     """Stage evaluate: open the test split once and write predictions/test/<c>.parquet."""
     name, model = config["candidate"], Path("models", config["candidate"])
-    level = levels.load(config["level"]["name"]).load(model)
     test = inputs(config).read("test")
+    store.verify(model)
+    level = levels.load(config["level"]["name"]).load(model)
     with runs.measured(Path("runs", name, "evaluate.json")) as cost:
         with runs.timed(cost, "predict_seconds"):
             predictions = level.predict(test)
         cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
         cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"]}
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
+
+
+def _read(file: dict[str, str]) -> pl.DataFrame:
+    path = Path(file["path"])
+    if path.is_file() and (fault := store.difference(path, file["sha256"], store.sha256(path))):
+        raise IntegrityError(f"{fault}; was it edited? make it again with: dvc repro --force split")
+    return records.read(path)
 
 
 def _told_once(history: Path) -> str:

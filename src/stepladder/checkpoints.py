@@ -6,16 +6,20 @@ Order of rows and random states are part of it: PyTorch's note on reproducibilit
 """
 
 import time
+import zipfile
 from pathlib import Path
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 
-from stepladder import records, store
+from stepladder import disk, records, store
 from stepladder.batches import Batches
+from stepladder.errors import IntegrityError
 
 KEPT = 2
+STATES = 3  # numbers a trained weight in a checkpoint: itself and the two moments of Adam
+COPIES = 3  # of the trained weights alone: the best, the result and its published copy
 DIGITS = 16  # of the sha256
 SECONDS = "seconds"  # beside the checkpoints: how long the fit took up to the newest
 
@@ -25,11 +29,11 @@ class Careful(CheckpointIO):
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         """Write to a file beside the target, bring it to the disk, rename."""
-        records.publish(Path(path), lambda file: torch.save(checkpoint, file))
+        disk.publish(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path, map_location=None, weights_only=None):
         """Read tensors and plain values."""
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return read(path, map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path):
         """Remove a file that may be gone already."""
@@ -46,6 +50,13 @@ class Keeper(Callback):
         self.folder, self.batches, self.every_s = folder, batches, every_s
         self.started = self.last = time.monotonic()
         self.before, self.random = 0.0, None
+
+    def on_fit_start(self, trainer, learner):
+        """Refuse to begin where the disk cannot take what the fit will keep: known now, not after hours."""
+        trained = sum(weight.numel() * weight.element_size() for weight in learner.parameters() if weight.requires_grad)
+        needed = trained * (STATES * (KEPT + 1) + COPIES)
+        kept = sum(file.stat().st_size for file in self.folder.rglob("*.ckpt"))
+        disk.require_room(self.folder, needed - kept, purpose="training, with its checkpoints and its result,")
 
     def on_train_batch_start(self, trainer, learner, batch, batch_idx):
         if self.random is not None:
@@ -72,7 +83,7 @@ class Keeper(Callback):
         made = self.folder / "saving"
         trainer.save_checkpoint(made)
         name = f"{trainer.global_step:08d}-{store.sha256(made)[:DIGITS]}.ckpt"
-        records.rename(made, self.folder / name)
+        disk.rename(made, self.folder / name)
         self.last = time.monotonic()
         records.write_text(f"{self.before + self.last - self.started:.3f}\n", self.folder / SECONDS)
         for old in sorted(self.folder.glob("*-*.ckpt"))[:-KEPT]:
@@ -87,6 +98,18 @@ def newest(folder: Path) -> Path | None:
             return file
         print(f"{store.shown(file)}: expected sha256 {expected}..., found {found}...; passed over", flush=True)
     return None
+
+
+def read(path: str | Path, *, map_location: str = "cpu") -> dict:
+    """Return a checkpoint; IntegrityError where a part has another checksum (CRC-32) than was written with it."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            bad = parts.testzip()
+    except zipfile.BadZipFile as error:
+        bad = str(error)
+    if bad:
+        raise IntegrityError(f"{store.shown(Path(path))}: damaged ({bad}); STEPLADDER_FRESH=1 begins anew")
+    return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def _states() -> dict:

@@ -4,11 +4,16 @@
 what that class adds. Source: Hu et al. 2021 (arXiv:2106.09685) for LoRA, the peft library for the rest.
 """
 
+import warnings
+from pathlib import Path
+
 import peft
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_NAME
+from safetensors.torch import load_file
 
 from stepladder import models
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, IntegrityError
 
 FULL, FROZEN = {"name": "full"}, {"name": "frozen"}
 
@@ -27,6 +32,28 @@ def apply(model: torch.nn.Module, method: dict, *, seed: int) -> torch.nn.Module
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError(f"method: {method} leaves no weight to train")
     return model
+
+
+def attach(model: torch.nn.Module, folder: Path) -> peft.PeftModel:
+    """Return `model` with the adapter that was saved in `folder`.
+
+    Raises IntegrityError with the keys where its settings are of a later peft, or its weights are missing, left over,
+    of another shape or not finite: peft itself goes on with what fits, and says so in a warning at most.
+    """
+    file = folder / WEIGHTS_NAME
+    with models.opening(folder), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Unexpected keyword arguments")
+        adapted = peft.PeftModel.from_pretrained(model, folder).eval()
+        saved, wanted = load_file(file), peft.get_peft_model_state_dict(adapted)
+    wrong = {
+        "missing": sorted(wanted.keys() - saved.keys()),
+        "left over": sorted(saved.keys() - wanted.keys()),
+        "not finite": sorted(key for key, weight in saved.items() if not weight.isfinite().all()),
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{len(keys)} weights {how}: {', '.join(keys[:3])}" for how, keys in wrong.items() if keys)
+        raise IntegrityError(f"{file}: {told}")
+    return adapted
 
 
 def _configuration(target: str, method: dict, model: torch.nn.Module) -> peft.PeftConfig:

@@ -11,12 +11,12 @@ import os
 import pkgutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import sources
+from stepladder import disk, sources
 from stepladder.errors import ConfigError, DataError, unknown
 
 log = logging.getLogger(__name__)
@@ -118,41 +118,17 @@ def read(path: Path | str) -> pl.DataFrame:
 
 def write(frame: pl.DataFrame, path: Path | str) -> None:
     """Write `frame` as Parquet: the same bytes for the same rows, and never half a file."""
-    publish(Path(path), lambda file: frame.write_parquet(file, compression="zstd", compression_level=3))
+    disk.publish(Path(path), lambda file: frame.write_parquet(file, compression="zstd", compression_level=3))
 
 
 def write_text(text: str, path: Path | str) -> None:
     """Write `text` as UTF-8, never half a file."""
-    publish(Path(path), lambda file: file.write(text.encode()))
+    disk.publish(Path(path), lambda file: file.write(text.encode()))
 
 
 def write_json(value: object, path: Path | str) -> None:
     """Write `value` as indented JSON in the order of its keys, never half a file."""
     write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
-
-
-def publish(path: Path, fill: Callable) -> None:
-    """Let `fill` write a temporary file beside `path`, then rename it: `path` is never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def rename(path: Path, target: Path) -> None:
-    """Rename a file that is on the disk, and bring its new name there: atomic within one file system."""
-    os.replace(path, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _require_filled(rows: list[dict], name: str, task: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import mlflow
 import polars as pl
@@ -16,7 +17,7 @@ import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from stepladder import records, speech, tracking
+from stepladder import disk, records, speech, store, tracking
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
@@ -53,6 +54,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name])
             _check(uri, name)
+            _keep(client, uri)
         version = mlflow.register_model(uri, model, tags={KEY: key, "candidate": name}).version
     if not client.get_model_version(model, version).aliases:
         alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
@@ -89,6 +91,7 @@ def _log(name: str, run: str) -> str:
     """Log the candidate in its run as an MLflow model from code and return its address."""
     from stepladder import answering  # torch, only where something is registered
 
+    store.verify(Path("models", name))
     answerer = answering.load(Path("models", name))
     labels = answerer.description["labels"] or []
     outputs = [ColSpec("string", "answer"), *(ColSpec("double", label) for label in labels)]
@@ -104,6 +107,13 @@ def _log(name: str, run: str) -> str:
             pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
         )
     return logged.model_uri
+
+
+def _keep(client: mlflow.MlflowClient, uri: str) -> None:
+    """Bring a logged model that lies on this machine to the disk, before a version names it."""
+    place = urlparse(client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
+    if place.scheme in ("", "file"):
+        disk.sync(Path(unquote(place.path)))
 
 
 def _check(uri: str, name: str) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import yaml
 
+from stepladder import records
+
 PACKAGES = ("stepladder", "torch", "transformers", "peft", "lightning", "mlflow", "dvc", "hydra-core", "polars")
 
 
@@ -37,8 +39,7 @@ def measured(file: Path):
         "git_revision": revision(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    records.write_json(facts, file)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ which says how the answer is read off.
 """
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Answers(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         """Open the weights, the tokenizer and the description that came with this file."""
         folder = Path(context.artifacts["model"])
+        _verify(folder)
         self.saved = json.loads((folder / "stepladder.json").read_text())
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.tokenizer.padding_side = "left" if self.saved["form"] == "causal" else "right"
@@ -124,6 +126,15 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _filled(self, text: str) -> str:
         prompt = self.saved["prompt"]
         return prompt["template"].format(input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"])
+
+
+def _verify(folder: Path) -> None:
+    """Raise ValueError that names the first file whose bytes are not those that were registered, and both hashes."""
+    for name, expected in json.loads((folder / "manifest.json").read_text())["files"].items():
+        file = folder / name
+        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+        if found != expected:
+            raise ValueError(f"{file}: expected sha256 {expected}, found {found}")
 
 
 mlflow.models.set_model(Answers())

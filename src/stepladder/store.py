@@ -1,19 +1,26 @@
 """The content store: folders and files that are complete or absent, each re-hashed before it is used.
 
 It lies in state/store/ and holds archives/<sha256>/<filename>, sets/<key>/ (hard links), hub/<id>-<commit>/ and
-models/<name>-<key>/. A folder made by `settle` ends with files.json: {relative name: sha256}.
+models/<name>-<key>/. A folder made by `settle` ends with manifest.json: {"files": {relative name: sha256}}; that of a
+trained model also says what determined it.
 """
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
+
+from stepladder import disk
 from stepladder.errors import IntegrityError
 
-MANIFEST = "files.json"
+MANIFEST = "manifest.json"
 
 
 def root() -> Path:
@@ -32,41 +39,80 @@ def kept(kind: str) -> Path:
 
 
 def settle(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return `folder` with its manifest of hashes checked; `build` fills it when it is missing or damaged.
+    """Return `folder` with its manifest checked; `build` fills it when it is missing or damaged.
 
-    The work goes to a temporary folder beside it and is renamed at the end: a folder that exists is complete.
+    The work goes to a temporary folder beside it and is renamed at the end: a folder that exists is complete. One
+    process builds it, others wait; what a dead one left of its work is removed.
     """
-    if folder.exists():
-        try:
-            verify(folder)
-            return folder
-        except IntegrityError as error:
-            print(f"{error}; making it again", flush=True)
+    with suppress(IntegrityError):
+        verify(folder)
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
-        made = Path(part) / "made"
-        made.mkdir()
-        build(made)
-        content = json.dumps(hashes(made), indent=2, sort_keys=True)
-        (made / MANIFEST).write_text(content + "\n", "utf-8")
-        _protect(made)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists():
-            os.replace(folder, Path(part) / "damaged")
-        os.replace(made, folder)
+            try:
+                verify(folder)
+                return folder
+            except IntegrityError as error:
+                print(f"{error}; making it again", flush=True)
+        with disk.writing(folder):
+            _make(folder, build)
     return folder
 
 
-def verify(folder: Path) -> None:
-    """Raise IntegrityError when a file of a settled folder is missing, added or not the one its manifest names."""
-    manifest = folder / MANIFEST
+def _make(folder: Path, build: Callable[[Path], None]) -> None:
+    prefix = f".part-{folder.name}-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        print(f"{shown(left)}: left by a process that died; removed", flush=True)
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as part:
+        made = Path(part) / "made"
+        made.mkdir()
+        build(made)
+        seal(made)
+        if folder.exists():
+            os.replace(folder, Path(part) / "damaged")
+        disk.rename(made, folder)
+
+
+def seal(folder: Path, **facts: object) -> None:
+    """End a folder with its manifest: the hash of each file and the facts that determine them; none is to be written.
+
+    A fact `base`, {"folder", "files"}, names another folder that this one is of no use without.
+    """
+    content = json.dumps({"files": hashes(folder), **facts}, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / MANIFEST).write_text(content + "\n", "utf-8")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o444)
+    disk.sync(folder)
+
+
+def manifest(folder: Path) -> dict:
+    """Return the manifest of a sealed folder; IntegrityError without a readable one."""
+    file = folder / MANIFEST
     try:
-        expected = dict(json.loads(manifest.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{shown(manifest)}: no readable list of files ({error})") from error
+        found = json.loads(file.read_text("utf-8"))
+        dict(found["files"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{shown(file)}: no readable list of files ({error})") from error
+    return found
+
+
+def verify(folder: Path) -> None:
+    """Raise IntegrityError when a file of a sealed folder, or of its base, is missing, added or another one."""
+    told = manifest(folder)
+    require(folder, told["files"])
+    if base := told.get("base"):
+        require(root() / base["folder"], base["files"], of=f" for {shown(folder)}")
+
+
+def require(folder: Path, expected: dict[str, str], *, of: str = "") -> None:
+    """Raise IntegrityError that names the first file of a folder whose hash is not the expected one, and both."""
     found = hashes(folder)
     for name in sorted(expected.keys() | found.keys()):
         if fault := difference(folder / name, expected.get(name, "none"), found.get(name, "no file")):
-            raise IntegrityError(fault)
+            raise IntegrityError(f"{fault}{of}")
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -91,12 +137,3 @@ def difference(file: Path, expected: str, found: str) -> str | None:
 def shown(path: Path) -> str:
     """Return the path as people and reports see it: relative to the root where it lies below."""
     return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else path.as_posix()
-
-
-def _protect(folder: Path) -> None:
-    """Bring every file to the disk, readable by all and writable by none."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-            file.chmod(0o444)

@@ -83,7 +83,7 @@ def fit(
         else:
             print(_forecast(learner, train, val, sampler, trainer), flush=True)
         _run(trainer, lambda: trainer.fit(learner, *loaders, ckpt_path=last))
-    saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+    saved = checkpoints.read(best.best_model_path)
     learner.load_state_dict(saved["state_dict"], strict=False)
     model.eval()
     assert learner.best_step == saved["global_step"], "the checkpoint is not of the validation that is reported"

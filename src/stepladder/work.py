@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from stepladder import records, store
+from stepladder import disk, records, store
 from stepladder.errors import BusyError, IntegrityError
 
 PACKAGES = ("torch", "transformers", "peft", "lightning")  # another version may round otherwise
@@ -34,20 +34,23 @@ def at(stage: str, name: str, key: str) -> Iterator[Path]:
     """
     folder = store.root() / "state" / stage / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
+    lock, pid = FileLock(f"{folder}.lock"), Path(f"{folder}.pid")
     try:
         lock.acquire(timeout=PATIENCE_S)
     except Timeout:
-        owner = Path(f"{folder}.pid").read_text() if Path(f"{folder}.pid").is_file() else "unknown"
+        owner = pid.read_text() if pid.is_file() else "unknown"
         raise BusyError(f"{store.shown(folder)}: process {owner} is at it; wait for it, or end it") from None
     try:
-        Path(f"{folder}.pid").write_text(str(os.getpid()))
+        if pid.is_file():
+            print(f"{folder.name}: process {pid.read_text()} died at it; going on with what it kept", flush=True)
+        pid.write_text(str(os.getpid()))
         if os.environ.get("STEPLADDER_FRESH", "0") not in ("", "0"):
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         _require_versions(folder)
         yield folder
     finally:
+        pid.unlink(missing_ok=True)
         lock.release()
 
 
@@ -55,17 +58,24 @@ def publish(made: Path, target: Path) -> None:
     """Put a copy of a finished file or folder at `target`, whole or not at all, in the place of what lay there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if made.is_file():
-        return records.publish(target, lambda file: file.write(made.read_bytes()))
+        return disk.publish(target, lambda file: file.write(made.read_bytes()))
     part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(made, part, copy_function=shutil.copyfile)
-    shutil.rmtree(target, ignore_errors=True)
-    return records.rename(part, target)
+    with disk.writing(target):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(made, part, copy_function=shutil.copyfile)
+        disk.sync(part)
+        shutil.rmtree(target, ignore_errors=True)
+        return disk.rename(part, target)
 
 
 def seconds(folder: Path) -> float:
     """Return how long earlier attempts worked until their last checkpoints."""
     return sum(float(file.read_text()) for file in folder.rglob("seconds"))
+
+
+def versions() -> dict[str, str]:
+    """Return {package: version} of what may round otherwise in another version."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def clear() -> None:
@@ -83,7 +93,7 @@ def clear() -> None:
 
 def _require_versions(folder: Path) -> None:
     """Note the versions that this work is done with, and refuse to go on with others."""
-    file, here = folder / "versions.json", {name: importlib.metadata.version(name) for name in PACKAGES}
+    file, here = folder / "versions.json", versions()
     if not file.is_file():
         return records.write_json(here, file)
     before = json.loads(file.read_text())

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import models, objectives, records, training, vocabulary
+from stepladder import models, objectives, records, store, training, vocabulary
 from stepladder.errors import ConfigError
 from stepladder.levels import finetune
 from stepladder.settings import Settings, resolve, speed
 
-FINISHED = "pretrained.json"
+FACTS = "pretrained.json"
 NUM_CHECKS = 4  # validations over the pretraining
 SHARED = ("eval_batch_size", "not_finite", "divergence", "gradient_checkpointing", "compile", "attention")
 NUM_HELD_OUT = 500  # texts, evenly spread over the corpus's val part, that measure it
@@ -27,18 +27,19 @@ class Level(finetune.Level):
         """Build the model from `corpus`, {"train", "val"}, then train it on the task; return the facts of both."""
         if corpus is None:
             raise ConfigError("corpus: level=pretrain needs one; name a data set, for example corpus=plain_english")
-        self.base = state / "pretrained"
         held_out = _texts(corpus["val"])
         held_out = held_out.gather_every(max(1, len(held_out) // NUM_HELD_OUT)).head(NUM_HELD_OUT)
-        before = self._pretrain(_texts(corpus["train"]), held_out, state=state, log=log)
+        texts = (_texts(corpus["train"]), held_out)
+
+        def build(made: Path) -> None:
+            self._pretrain(*texts, made=made, state=state, log=log)
+
+        self.base = store.settle(state / "pretrained", build)  # with it the phase is done, whatever happens to the next
         facts = super().fit(train, val, state=state / "specialise", log=log)
-        facts["pretraining"] = before
+        facts["pretraining"] = json.loads((self.base / FACTS).read_text())
         return facts
 
-    def _pretrain(self, texts: pl.DataFrame, held_out: pl.DataFrame, *, state: Path, log) -> dict:
-        finished = self.base / FINISHED
-        if finished.is_file():
-            return json.loads(finished.read_text())
+    def _pretrain(self, texts: pl.DataFrame, held_out: pl.DataFrame, *, made: Path, state: Path, log) -> None:
         section, plan, seed = self.sections["model"], self.sections["level"]["pretraining"], self.sections["seed"]
         length = section["context_length"]
         learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
@@ -58,12 +59,12 @@ class Level(finetune.Level):
             log=lambda name, *values: log(f"pretrain/{name}", *values),
         )
         with models.quiet():
-            model.save_pretrained(self.base)
-        learned.save_pretrained(self.base)
+            model.save_pretrained(made)
+        learned.save_pretrained(made)
         bits = float(answers["bits"].sum() / answers["num_bytes"].sum())
-        facts = {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}
-        records.write_json(facts, finished)  # last: with it the phase is done, whatever happens to the next one
-        return facts
+        records.write_json(
+            {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}, made / FACTS
+        )
 
     def _settings(self, plan: dict, length: int) -> Settings:
         optimizer = {**self.sections["optimizer"], "learning_rate": plan["learning_rate"]}
