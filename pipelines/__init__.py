@@ -6,7 +6,6 @@ Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 i
 """
 
 import ctypes
-import errno
 import functools
 import logging
 import os
@@ -28,7 +27,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s where no server answers; MLflow's own 7 take 4 minutes
     "TOKENIZERS_PARALLELISM": "false",
 }
-MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM)
+WRITTEN = ("assets", "data", "inputs", "logs", "metrics", "models", "predictions", "reports", "runs", "state", "tuned")
 INTERRUPTED, TERMINATED = 75, 143  # EX_TEMPFAIL of sysexits.h: try again; 128 + SIGTERM
 
 
@@ -98,6 +97,21 @@ def _no_words(function: Callable[[], None]) -> None:
     function()
 
 
+def _careful(run: Callable[[dict], float | None], config: dict) -> float | None:
+    """Run between two looks at the disk: can it be written, is what DVC gives the stage and keeps of it undamaged?"""
+    from stepladder import disk, integrity
+
+    disk.require_writable(Path.cwd(), *map(Path, (*WRITTEN, ".dvc/cache")))
+    stage = os.environ.get("DVC_STAGE")
+    if not stage:
+        return run(config)
+    integrity.require_inputs(stage)
+    result = run(config)
+    for line in integrity.drop_damaged(stage):
+        print(line, file=sys.stderr, flush=True)
+    return result
+
+
 def _hydra(function: Callable, name: str, wanted: bool) -> None:
     """Check the command line, then let Hydra compose and run, in this process or in those of its launcher."""
     from hydra._internal.utils import get_args_parser
@@ -127,7 +141,7 @@ def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | Non
         logging.getLogger().setLevel(logging.WARNING)  # of others' libraries
         logging.getLogger("stepladder").setLevel(logging.INFO)
     try:
-        return function(compose.plain(config))
+        return _careful(function, compose.plain(config))
     except Exception as error:
         code = _told(error, wanted)
         if not many:
@@ -157,12 +171,15 @@ def _told(error: Exception, wanted: bool) -> int:
         return error.told
     if wanted:
         traceback.print_exception(error)
+    from stepladder import disk
+
+    error = disk.fault(error) or error
     code, text = _code(error), str(error) or type(error).__name__
     if code == 1:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         text = f"{type(error).__name__} at {where}: {text}. This is a bug; HYDRA_FULL_ERROR=1 shows where it comes from"
-    lines = text.splitlines() if code == 2 else [" ".join(text.split())]
+    lines = text.splitlines() if code in (2, 4) else [" ".join(text.split())]
     for line in lines:
         print(f"error[{code}] {line}", file=sys.stderr)
     return code
@@ -174,6 +191,4 @@ def _code(error: Exception) -> int:
         return error.code
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         return 2
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE):
-        return 5
-    return 1
+    return 5 if isinstance(error, MemoryError) else 1

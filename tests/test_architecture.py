@@ -22,7 +22,8 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
     "attention dropout float32 microbatches",
     "leaderboard work splits prompts assets fingerprints dialects report tokens",
-    "records predictions statistics metrics sources verdict archives leftovers runs schema store speech numerics",
+    "records predictions statistics metrics sources verdict archives leftovers runs schema store integrity speech",
+    "disk numerics",
     "errors",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
@@ -41,11 +42,11 @@ STAGES = {
     name: given.get("do", given) for name, given in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
 STAGE_FILES = {name: name.removesuffix("_data").removesuffix("_other") for name in STAGES}
-OUTSIDE_THE_DAG = {"verdict", "sync"}
+OUTSIDE_THE_DAG = {"verdict", "verify", "sync"}
 WHOLE = {"configure"}  # depends on all of src/
 OWN_WORK = {"register": ("registry.py", "serving.py")}  # outside every other stage, but this one's work
 BESIDE = (".html", ".css")  # a template belongs to the module it lies beside
-LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "score", "compare", "verdict")
+LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "score", "compare", "verdict", "verify")
 HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow"}
 MAX_FUNCTION, MAX_MODULE, MAX_STAGE_FILE = 60, 300, 40  # lines
 
