@@ -17,6 +17,7 @@ from stepladder.errors import MachineError, StepladderError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAULTS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EIO)
+CURES = {errno.EIO: "look after the disk", errno.ENOMEM: "free some memory"}
 IN_WORDS = {  # as libraries that are not Python's say it: Rust (safetensors, polars), SQLite
     r"\(os error (\d+)\)": None,
     "database or disk is full": errno.ENOSPC,
@@ -79,7 +80,7 @@ def fault(error: BaseException, path: Path | None = None) -> MachineError | None
     place = Path(named or path or ".")
     said = f"{_shown(place)}: {os.strerror(number).lower()}"
     if number not in FULL:
-        return MachineError(f"{said}; make it writable and repeat the command")
+        return MachineError(f"{said}; {CURES.get(number, 'make it writable')} and repeat the command")
     limit = "a limit on the size of files (ulimit -f)" if number == errno.EFBIG else "the disk"
     room = f"{limit} stops it, {_free(place):,} bytes are free"
     return MachineError(f"{said}; {room}; make room and repeat the command, which goes on with what is kept")

@@ -49,6 +49,7 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
         for name in ("mlflow.store", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the making of tables is no news
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well
         (root / "state").mkdir(exist_ok=True)
         self.lock = FileLock(root / "state" / "mlflow.lock")
         with self.lock:  # a client makes the tables of a new store
