@@ -95,7 +95,7 @@ def _edited(dep: Named) -> str | None:
         return None
     path, expected, found = place
     fault = f"{path}: stage {dep.stage} read md5 {expected}, found {found}"
-    return f"{fault}; where dvc status does not notice: touch {path} && dvc repro {dep.stage}"
+    return f"{fault}; where dvc status does not notice: find {path} -exec touch {{}} + && dvc repro {dep.stage}"
 
 
 def _damaged(objects: list[Path], outs: list[Named]) -> Iterable[str]:

@@ -165,7 +165,7 @@ def opening(folder: Path) -> Iterator[None]:
     except (StepladderError, MemoryError):
         raise
     except Exception as error:  # the tokenizers library raises no narrower one
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise IntegrityError(f"{folder}: cannot be opened: {reason}") from error
 
 

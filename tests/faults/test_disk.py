@@ -32,6 +32,10 @@ STAGES = [
     ("compare", "compare", "reports/leaderboard.json"),
     ("register", "compare", "input/output error"),
 ]
+COMMITS = [  # stage, candidate, and how many renames at least
+    ("sweep", "lora", 8), ("train", "scratch", 8), ("evaluate", "lora", 2), ("compare", "compare", 4),
+    ("register", "compare", 1),
+]  # fmt: skip
 LONG = [pytest.mark.long, pytest.mark.story]
 NAMES = ("a space, \N{SNOWMAN} 😀 ü\nand a new line", "a" * 255, "[x]*?$HOME;#'")
 TRAINED = ("models/lora", "predictions/val/lora.parquet")
@@ -258,16 +262,15 @@ def points_of_no_return(made: Workshop) -> tuple[int, list[str]]:
 
 
 @pytest.mark.fault("A9")
-def test_every_point_of_no_return_stands_behind_fsync_of_file_and_folder(finished_workshop, tmp_path):
+@pytest.mark.parametrize(("stage", "candidate", "least"), COMMITS)
+def test_every_point_of_no_return_stands_behind_fsync_of_file_and_folder(
+    stage, candidate, least, finished_workshop, tmp_path
+):
     made = finished_workshop.copy(tmp_path / "project")
     winning(made)
-    least = {"sweep lora": 8, "train scratch": 8, "evaluate lora": 2, "compare compare": 4, "register compare": 1}
-    for words, number in least.items():
-        stage, candidate = words.split()
-        done = made.run(stage, *made.of(candidate), fault=audited, STEPLADDER_FRESH="1")
-        assert done.process.exitcode == 0, done.said
-        seen, faults = points_of_no_return(made)
-        assert not faults and seen >= number, words
+    done = made.run(stage, *made.of(candidate), fault=audited, STEPLADDER_FRESH="1")
+    seen, faults = points_of_no_return(made)
+    assert done.process.exitcode == 0 and not faults and seen >= least, done.said
 
 
 @pytest.mark.fault("A9")

@@ -159,7 +159,7 @@ CHANGES = {
     "missing": (weights_changed(without_one), r"1 weights missing: base_model"),
     "not a number": (weights_changed(with_nan), r"1 weights not finite: base_model"),
     "another rank": (weights_changed(of_another_rank), r"cannot be opened: .*size mismatch for base_model.*lora_A"),
-    "later schema": (of_later_peft, r"cannot be opened: .*'quantum'.*upgrade the PEFT version"),
+    "later schema": (of_later_peft, r"cannot be opened: .*'quantum'.*upgrade the PEFT version before"),
 }
 
 

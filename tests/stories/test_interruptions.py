@@ -90,6 +90,7 @@ def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, t
 
 
 @pytest.mark.long
+@pytest.mark.fault("A10")
 def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
     """DVC dies between the stage's end and its lock file: the result is published again from state/."""
     stage, before = "train@lora", hashes(project, "train@lora")
