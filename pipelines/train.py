@@ -1,4 +1,4 @@
-"""Train: fit a candidate with its tuned sections and predict val.
+"""Train: fit a candidate with its tuned sections and predict val; the tracking store hears of it as it goes.
 
 python -m pipelines.train -cd build -cn lora                   models/lora/, predictions/val/lora.parquet
 python -m pipelines.train level=finetune model=minilm method=full trainer.max_epochs=1      a run folder in outputs/
@@ -12,13 +12,12 @@ from stepladder import candidates
 
 @stage
 def main(config: dict) -> float:
-    """Train one candidate, tell the tracking store, and return the val metric for sweepers."""
+    """Train one candidate and return the val metric for sweepers."""
     if config["candidate"]:
-        from stepladder import sync
+        from stepladder import exporter
 
-        scores = candidates.train(config)
-        with sync.forgiving("what was trained is kept; to track it: python -m pipelines.sync"):
-            sync.tell([config["candidate"]], scored=False)
+        with exporter.beside(candidates.tuned(config), candidates.inputs(config).files):
+            scores = candidates.train(config)
     else:
         from hydra.core.hydra_config import HydraConfig
 

@@ -15,7 +15,7 @@ from stepladder import fingerprints, leaderboard, schema
 ROOT = Path(__file__).parents[1]
 SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
-    "search sync by_hand",
+    "search sync exporter by_hand",
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
     "answering training learner checkpoints forecast features",

@@ -139,7 +139,7 @@ def test_a_history_that_was_told_twice_or_cut_is_whole_again(tmp_path):
     lines = [{"name": "train/loss", "value": 0.5, "step": 1}, {"name": "val/loss", "value": 0.4, "step": 1}]
     lines = [json.dumps(line) for line in [*lines, {"name": "train/loss", "value": 0.3, "step": 2}]]
     (tmp_path / "told").write_text("\n".join([lines[0], lines[1], lines[2][:9], lines[1], lines[2]]) + "\n")
-    assert candidates._told_once(tmp_path / "told") == "\n".join(lines) + "\n"
+    assert candidates.told_once(tmp_path / "told") == "\n".join(lines) + "\n"
 
 
 def test_what_is_told_after_half_a_line_is_not_lost(place, choose, monkeypatch):

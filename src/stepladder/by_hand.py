@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepladder import candidates, conversions, runs, splits, store, sync
+from stepladder import candidates, conversions, exporter, runs, splits, store
 
 
 def train(config: dict, output: Path) -> dict[str, float]:
@@ -14,8 +14,7 @@ def train(config: dict, output: Path) -> dict[str, float]:
     asset = conversions.provide(config["model"])
     folder = asset.get("folder")
     chosen = candidates.Inputs(files, folder and store.root() / folder, asset["files"])
-    with runs.measured(output / "train.json") as cost:
+    with exporter.beside(config, files, output) as ended, runs.measured(output / "train.json") as cost:
         scores = candidates.fit_into(output / "model", output / "val.parquet", sections=config, files=chosen, cost=cost)
-    with sync.forgiving(f"what was trained is kept in {output}"):
-        sync.by_hand(config, files, output, scores)
+        ended["scores"] = scores
     return scores

@@ -6,7 +6,10 @@ from a command typed by hand and writes into a folder of its own.
 
 import hashlib
 import json
+import os
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from stepladder import levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
+SYNC_EVERY_S = 5.0  # what the loss of power may cost of a history
 UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "code")
 
 
@@ -99,22 +103,26 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
     cost, before = {}, work.seconds(state)
     with (state / HISTORY).open("a") as history:
         print(file=history)  # ends the half line that a killed process may have left
-
-        def log(name: str, value: float, step: int, epoch: int) -> None:
-            print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=history, flush=True)
-
         with runs.timed(cost, "fit_seconds"):
-            facts = level.fit(sampled, val, state=state / "fit", log=log, corpus=files.corpus())
+            facts = level.fit(sampled, val, state=state / "fit", log=_journal(history), corpus=files.corpus())
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
     cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
     cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)
     level.save(made / "model")
-    records.write_text(_told_once(state / HISTORY), made / "model" / HISTORY)
+    records.write_text(told_once(state / HISTORY), made / "model" / HISTORY)
     base = files.base and {"folder": store.shown(files.base), "files": files.weights}
     determined = {"key": facts["key"], "seed": sections["seed"], "data": files.files, "versions": work.versions()}
     store.seal(made / "model", base=base, **determined)
     records.write(level.predict(val) if level.validated is None else level.validated, made / "val.parquet")
     records.write_json(cost, made / "cost.json")
+
+
+def told_once(history: Path) -> str:
+    """Return a history with each value of a step once: a training that went on has told the last ones again."""
+    lines = history.read_text().splitlines()
+    whole = [line for line in lines if line.endswith("}")]  # a killed process may have left half a line
+    told = {(point["name"], point["step"]): line for line, point in zip(whole, map(json.loads, whole), strict=True)}
+    return "".join(f"{line}\n" for line in told.values())
 
 
 def train(config: dict) -> dict[str, float]:
@@ -159,12 +167,18 @@ def _read(file: dict[str, str]) -> pl.DataFrame:
     return records.read(path)
 
 
-def _told_once(history: Path) -> str:
-    """Return the history with each value of a step once: a training that went on has told the last ones again."""
-    lines = history.read_text().splitlines()
-    whole = [line for line in lines if line.endswith("}")]  # a killed process may have left half a line
-    told = {(point["name"], point["step"]): line for line, point in zip(whole, map(json.loads, whole), strict=True)}
-    return "".join(f"{line}\n" for line in told.values())
+def _journal(file) -> Callable:
+    """Return the log of a training: a line a value, given to the system at once and to the disk every few seconds."""
+    brought = time.monotonic()
+
+    def log(name: str, value: float, step: int, epoch: int) -> None:
+        nonlocal brought
+        print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=file, flush=True)
+        if time.monotonic() - brought >= SYNC_EVERY_S:
+            os.fsync(file.fileno())
+            brought = time.monotonic()
+
+    return log
 
 
 def _scores(predictions: Path, task: str) -> dict[str, float]:

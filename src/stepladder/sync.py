@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import yaml
+from filelock import FileLock, Timeout
 
-from stepladder import candidates, leaderboard, runs, tracking
-from stepladder.tracking import Entry, flat
+from stepladder import candidates, leaderboard, runs, store, tracking
+from stepladder.errors import RemoteError
+from stepladder.tracking import Entry, Tracker, flat
 
 TAGS = ("level", "model", "method", "data")
+PLACE = "stepladder.place"  # where a run is worked on: host and root
 
 
 @contextmanager
@@ -30,14 +35,63 @@ def tell(names: list[str], *, scored: bool = True) -> dict[str, str]:
 
     Not `scored`: what lies in metrics/ belongs to a model before this one.
     """
-    found = {}
-    for name in names:
-        if told := entry(name, scored=scored):
-            tracker = tracking.of(_config(name)["runtime"])
-            found[name] = tracker.tell(told)
-            for trial in trials(told, parent=found[name]):
+    return {name: run for name, run, _ in each(names, scored=scored)}
+
+
+def each(names: list[str], *, scored: bool = True) -> Iterator[tuple[str, str, int]]:
+    """Tell of one candidate after the other; yield its name, its run's id and how many values were new.
+
+    Raises RemoteError with what is left when the store does not answer.
+    """
+    entries = [told for name in names if (told := entry(name, scored=scored))]
+    for number, told in enumerate(entries):
+        try:
+            tracker = tracking.of(_config(told.name)["runtime"])
+            run = tracker.tell(told)
+            for trial in trials(told, parent=run):
                 tracker.tell(trial)
-    return found
+        except RemoteError as error:
+            left = sum(len(other.history) for other in entries[number:])
+            raise RemoteError(
+                f"told {number} of {len(entries)} runs, at most {left} values are left; {error}"
+            ) from None
+        yield told.name, run, tracker.num_told
+
+
+def abandoned(names: list[str]) -> Iterator[str]:
+    """End the runs begun here that nobody works on any more, as killed; yield their names."""
+    configs = [_config(name)["runtime"] for name in names if Path("build", f"{name}.yaml").is_file()]
+    for experiment, uri in sorted({(runtime["experiment"], runtime["tracking_uri"]) for runtime in configs}, key=str):
+        tracker = Tracker(experiment=experiment, uri=uri)
+        for run in tracker.running({PLACE: _here()}):
+            if end(tracker, run, status="KILLED"):
+                yield run.name
+
+
+def end(tracker: Tracker, begun: Entry, *, status: str) -> bool:
+    """End a run that has no result with all that its journal holds; False where a process works on it."""
+    try:
+        with FileLock(f"{journal(begun.key).parent}.lock", timeout=0):
+            tracker.tell(grown(begun), status=status)
+    except Timeout:
+        return False
+    return True
+
+
+def begun(sections: dict, files: dict, output: Path | None = None) -> Entry:
+    """Return what is known of a training when it begins; `output` is the folder of one that was typed by hand."""
+    told = _named(sections, files, output)
+    return replace(told, tags={**told.tags, PLACE: _here()})
+
+
+def grown(begun: Entry) -> Entry:
+    """Return the entry with what the journal of its training holds by now."""
+    return replace(begun, history=_points(journal(begun.key)))
+
+
+def journal(key: str) -> Path:
+    """Return where a training writes its values as it goes: in the folder of `work.at`."""
+    return store.root() / "state" / "train" / key / candidates.HISTORY
 
 
 def entry(name: str, *, scored: bool = True) -> Entry | None:
@@ -47,7 +101,7 @@ def entry(name: str, *, scored: bool = True) -> Entry | None:
         return None
     sections, files = candidates.tuned(_config(name)), json.loads(Path("inputs", f"{name}.json").read_text())
     scores, tags = _scores(name) if scored and not failed else {}, _commit(runs.known(Path(), name).get("train"))
-    return _entry(sections, files, Path("models", name), name=name, scores=scores, tags=tags)
+    return _finished(_named(sections, files), sections, files, Path("models", name), scores=scores, tags=tags)
 
 
 def trials(told: Entry, *, parent: str) -> list[Entry]:
@@ -70,11 +124,10 @@ def trials(told: Entry, *, parent: str) -> list[Entry]:
 
 def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:
     """Tell of a run typed by hand, whose files lie in `output`; return the run's id."""
-    names = describe(sections)
-    name = "-".join(names[part] for part in ("level", "model", "method") if names[part] != "none")
-    tags = {"stepladder.output": output.as_posix()} | _commit({"git_revision": runs.revision()})
+    tags = _commit({"git_revision": runs.revision()})
     val = {f"val/{metric}": value for metric, value in scores.items()}
-    made = _entry(sections, files, output / "model", name=name, scores=val, tags=tags)
+    named = _named(sections, files, output)
+    made = _finished(named, sections, files, output / "model", scores=val, tags=tags)
     return tracking.of(sections["runtime"]).tell(made)
 
 
@@ -94,17 +147,27 @@ def parts(files: dict) -> dict[str, dict]:
     return {part: {"path": path, "md5": _md5(Path(path))} for part, path in found.items()}
 
 
-def _entry(sections: dict, files: dict, folder: Path, *, name: str, scores: dict, tags: dict) -> Entry:
-    """Return what the model in `folder` and the sections that it was trained with say."""
-    facts = json.loads((folder / "stepladder.json").read_text())
-    numbers = scores | {key: value for key, value in facts.items() if key.startswith("num_")}
+def _named(sections: dict, files: dict, output: Path | None = None) -> Entry:
+    """Return the run of a training by its name, key, parameters and tags."""
+    words = describe(sections)
+    by_hand = "-".join(words[part] for part in ("level", "model", "method") if words[part] != "none")
     return Entry(
-        name=name,
+        name=sections["candidate"] or by_hand,
         key=f"{sections['candidate'] or 'by_hand'}-{candidates.key(sections, files)}",
         params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
-        history=_history(folder),
+        tags=words | ({"stepladder.output": output.as_posix()} if output else {}),
+    )
+
+
+def _finished(named: Entry, sections: dict, files: dict, folder: Path, *, scores: dict, tags: dict) -> Entry:
+    """Return the whole entry of a run: what the model in `folder` and the sections that it was trained with say."""
+    facts = json.loads((folder / "stepladder.json").read_text())
+    numbers = scores | {key: value for key, value in facts.items() if key.startswith("num_")}
+    return replace(
+        named,
+        history=_points(folder / candidates.HISTORY),
         metrics={key: value for key, value in numbers.items() if value is not None},
-        tags=describe(sections) | tags,
+        tags=named.tags | tags,
         texts={"config.yaml": yaml.safe_dump(sections, sort_keys=False), "facts.json": json.dumps(facts, indent=2)},
         data=parts(files),
     )
@@ -118,9 +181,12 @@ def _config(name: str) -> dict:
     return yaml.safe_load(Path("build", f"{name}.yaml").read_text())
 
 
-def _history(folder: Path) -> list[dict]:
-    file = folder / candidates.HISTORY
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+def _points(file: Path) -> list[dict]:
+    return [json.loads(line) for line in candidates.told_once(file).splitlines()] if file.is_file() else []
+
+
+def _here() -> str:
+    return f"{platform.node()}:{store.root()}"
 
 
 def _scores(name: str) -> dict[str, float | None]:

@@ -1,25 +1,36 @@
 """Tracking: what was measured, in MLflow: one run a candidate, found again by its key, completed from files.
 
 Runs are told from files that the stages leave (config, history, metrics), so that a stage restored from DVC's cache and
-a store that was lost both end with the same runs.
+a store that was lost both end with the same runs. Telling is safe to repeat: a run is sent what it does not hold.
 """
 
 import hashlib
 import json
 import logging
 import os
+import posixpath
+import re
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from requests import RequestException
 
 from stepladder import store
+from stepladder.errors import RemoteError
 
 KEY, DIGEST = "stepladder.key", "stepladder.digest"
 BATCH = 1000  # metrics a call, MLflow's own limit
+MAX_NAME = 250  # characters, MLflow's own limit
 
 
 @dataclass(frozen=True)
@@ -52,30 +63,49 @@ class Tracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what it raises as well
         (root / "state").mkdir(exist_ok=True)
         self.lock = FileLock(root / "state" / "mlflow.lock")
-        with self.lock:  # a client makes the tables of a new store
+        self.num_told = 0
+        with self.lock, self._answering():  # a client makes the tables of a new store
             self.client = MlflowClient(self.uri)
             known = self.client.get_experiment_by_name(experiment)
             place = (root / "mlruns").as_uri() if self.uri.startswith("sqlite") else None
             self.experiment = known.experiment_id if known else self.client.create_experiment(experiment, place)
 
-    def tell(self, entry: Entry) -> str:
-        """Make or complete the run of this entry and return its id; an entry told before changes nothing."""
-        with self.lock:
+    def tell(self, entry: Entry, *, status: str = "FINISHED") -> str:
+        """Make or complete the run of this entry and return its id; an entry told before changes nothing.
+
+        A run that is not FINISHED gets no files yet. Raises RemoteError where the store does not answer or keeps
+        something else.
+        """
+        with self.lock, self._answering():
             run = self._found(entry.key) or self._created(entry)
-            if run.data.tags.get(DIGEST) != entry.digest():
-                self._complete(run, entry)
+            if (run.data.tags.get(DIGEST), run.info.status) == (entry.digest(), status):
+                return run.info.run_id
+            self._params(run, entry.params)
+            self._metrics(run, entry)
+            tags = {**entry.tags, DIGEST: entry.digest() if status == "FINISHED" else ""}
+            if status == "FINISHED":
+                self._texts(run, entry.texts)
+                self._data(run, entry.data)
+            self.client.log_batch(run.info.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+            if status == "RUNNING":
+                self.client.update_run(run.info.run_id, status)
+            else:
+                self.client.set_terminated(run.info.run_id, status)
         return run.info.run_id
 
-    def _complete(self, run, entry: Entry) -> None:
-        identifier = run.info.run_id
-        self._params(run, entry.params)
-        self._metrics(run, entry)
-        for name, text in entry.texts.items():
-            self.client.log_text(identifier, text, name)
-        self._data(run, entry.data)
-        tags = {**entry.tags, DIGEST: entry.digest()}
-        self.client.log_batch(identifier, tags=[RunTag(name, str(value)) for name, value in tags.items()])
-        self.client.set_terminated(identifier, "FINISHED")
+    def running(self, tags: dict[str, str]) -> list[Entry]:
+        """Return name and key of the runs with these tags that nobody has ended."""
+        words = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        with self._answering():
+            found = self.client.search_runs([self.experiment], " and ".join(["attributes.status = 'RUNNING'", *words]))
+        return [Entry(run.info.run_name, run.data.tags[KEY], {}) for run in found if KEY in run.data.tags]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, RequestException) as error:
+            raise RemoteError(f"{self.uri}: {' '.join(str(error).split())}") from error
 
     def _found(self, key: str):
         found = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
@@ -89,23 +119,35 @@ class Tracker:
 
     def _params(self, run, params: dict) -> None:
         """Log what is new; MLflow keeps the first value of a parameter, and cuts at 6000 characters."""
-        new = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in run.data.params]
+        named = {_name(name): str(value)[:6000] for name, value in params.items()}
+        new = [Param(name, value) for name, value in named.items() if name not in run.data.params]
         for start in range(0, len(new), 100):
             self.client.log_batch(run.info.run_id, params=new[start : start + 100])
 
     def _metrics(self, run, entry: Entry) -> None:
         """Log the values that the run does not hold; the last step shows the final ones, also when they changed."""
         held = [m for name in run.data.metrics for m in self.client.get_metric_history(run.info.run_id, name)]
-        known = {(m.key, m.step, m.value) for m in held}
+        known = {(m.key, m.step, _kept(m.value)) for m in held}
         stamp = max([int(time.time() * 1000), *(m.timestamp + 1 for m in held)])
         last = max([0, *(m["step"] + 1 for m in entry.history), *(m.step for m in held)])
-        told = [(m["name"], m["step"], m["value"]) for m in entry.history]
-        told = [point for point in told if point not in known]
-        shown = run.data.metrics
-        told += [(name, last, value) for name, value in entry.metrics.items() if shown.get(name) != value]
+        told = [(_name(m["name"]), m["step"], m["value"]) for m in entry.history]
+        told = [(name, step, value) for name, step, value in told if (name, step, _kept(value)) not in known]
+        shown = {name: _kept(value) for name, value in run.data.metrics.items()}
+        final = [(_name(name), last, value) for name, value in entry.metrics.items()]
+        told += [point for point in final if shown.get(point[0]) != _kept(point[2])]
         made = [Metric(name, value, stamp, step) for name, step, value in told]
         for start in range(0, len(made), BATCH):
             self.client.log_batch(run.info.run_id, metrics=made[start : start + BATCH])
+            self.num_told += len(made[start : start + BATCH])
+
+    def _texts(self, run, texts: dict[str, str]) -> None:
+        """Keep texts as files of the run; RemoteError where one comes back otherwise, as half of it after a cut."""
+        for name, text in texts.items():
+            self.client.log_text(run.info.run_id, text, name)
+            with tempfile.TemporaryDirectory() as folder:
+                held = Path(self.client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
+            if hashlib.sha256(held).digest() != hashlib.sha256(text.encode()).digest():
+                raise RemoteError(f"{self.uri}: keeps {len(held)} of the {len(text.encode())} bytes of {name}")
 
     def _data(self, run, data: dict[str, dict]) -> None:
         held = {known.dataset.digest for known in run.inputs.dataset_inputs}
@@ -135,3 +177,18 @@ def flat(sections: dict, prefix: str = "") -> dict[str, object]:
         elif value is not None:
             found[f"{prefix}{name}"] = value
     return found
+
+
+def _name(name: str) -> str:
+    """Return a name as MLflow takes it: `_x23_` for a character that it refuses, cut with a hash where it is long."""
+    taken = re.sub(r"[^/\w.\- :]", lambda found: f"_x{ord(found[0]):x}_", name)
+    if posixpath.normpath(taken) != taken or taken.startswith(("/", ".")):  # it must not be another path
+        taken = "_" + taken.replace("/", "_x2f_")
+    return (
+        taken if len(taken) <= MAX_NAME else f"{taken[: MAX_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    )
+
+
+def _kept(value: float) -> float | str:
+    """Return what MLflow keeps of a value, for comparing: the largest number for infinity; nothing equals NaN."""
+    return "nan" if value != value else max(-sys.float_info.max, min(sys.float_info.max, value))
