@@ -52,9 +52,8 @@ def each(names: list[str], *, scored: bool = True) -> Iterator[tuple[str, str, i
                 tracker.tell(trial)
         except RemoteError as error:
             left = sum(len(other.history) for other in entries[number:])
-            raise RemoteError(
-                f"told {number} of {len(entries)} runs, at most {left} values are left; {error}"
-            ) from None
+            count = f"{number} of {len(entries)} runs told, at most {left:,} values left"
+            raise RemoteError(f"{error}; {count}") from None
         yield told.name, run, tracker.num_told
 
 
