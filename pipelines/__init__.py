@@ -189,6 +189,9 @@ def _code(error: Exception) -> int:
     """Return the exit code of a fault, also of those that Hydra and the machine raise."""
     if isinstance(getattr(error, "code", None), int) and type(error).__module__ == "stepladder.errors":
         return error.code
-    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+    library = type(error).__module__.partition(".")[0]
+    if library in ("hydra", "omegaconf"):
         return 2
+    if library in ("mlflow", "requests"):
+        return 6
     return 5 if isinstance(error, MemoryError) else 1
