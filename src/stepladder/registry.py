@@ -88,7 +88,10 @@ def _client(name: str) -> mlflow.MlflowClient:
 
 
 def _log(name: str, run: str) -> str:
-    """Log the candidate in its run as an MLflow model from code and return its address."""
+    """Log the candidate in its run as an MLflow model from code and return its address.
+
+    Raises IntegrityError where a file does not come back as it was sent.
+    """
     from stepladder import answering  # torch, only where something is registered
 
     store.verify(Path("models", name))
@@ -106,6 +109,11 @@ def _log(name: str, run: str) -> str:
             input_example=example.select("input").to_dicts()[0],
             pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
         )
+        held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", Path(folder).name)
+        sent, kept = store.hashes(Path(folder)), store.hashes(held)
+        for file in sent:
+            if fault := store.difference(held / file, sent[file], kept.get(file, "no file")):
+                raise IntegrityError(fault)
     return logged.model_uri
 
 
