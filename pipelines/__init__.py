@@ -24,7 +24,9 @@ CONF = ROOT / "conf"
 ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s where no server answers; MLflow's own 7 take 4 minutes
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
 WRITTEN = ("assets", "data", "inputs", "logs", "metrics", "models", "predictions", "reports", "runs", "state", "tuned")
