@@ -184,7 +184,7 @@ def test_a_server_that_fails_in_the_middle_costs_no_value_and_no_time(fault, ser
     assert stage.wait() == 0
     waited = time.time() - (lora.path / "runs/lora/train.json").stat().st_mtime
     assert waited < exporter.PATIENCE_S, f"{waited:.1f} s after the training"
-    assert cpu_seconds(lora) < 1.05 * alone + 0.3
+    assert cpu_seconds(lora) < 1.05 * alone + 0.6  # another training varies by 0.3 s
     (line,) = [line for line in stage.said.splitlines() if line.startswith("warning: ")]
     left = int(re.fullmatch(r"warning: (\d+) values in the journal are not tracked \(.*; (.*)", line)[1])
     assert len(journal(lora)) - PAUSE <= left <= len(journal(lora))  # the store may hold what it did not confirm
