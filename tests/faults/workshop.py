@@ -98,9 +98,9 @@ class Workshop:
         stage.wait()
         return stage
 
-    def works(self, name: str, *words: str, **environment: str) -> str:
+    def works(self, name: str, *words: str, fault: Fault | None = None, **environment: str) -> str:
         """Run a stage that must succeed; return what it said."""
-        stage = self.run(name, *words, **environment)
+        stage = self.run(name, *words, fault=fault, **environment)
         assert stage.process.exitcode == 0, (
             f"{name} {' '.join(words)} ended with {stage.process.exitcode}\n{stage.said}"
         )
