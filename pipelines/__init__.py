@@ -2,7 +2,7 @@
 
 python -m pipelines.train -cd build -cn lora                       as DVC does
 python -m pipelines.train level=finetune method=lora method.r=16   by hand; -m for a grid, --help, --cfg job
-Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 interrupted, 143 SIGTERM, 1 a bug.
+Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 interrupted, 143 terminated, 1 a bug.
 """
 
 import ctypes
@@ -63,20 +63,20 @@ def _guarded(run: Callable[[bool], None]) -> None:
     wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    signal.signal(signal.SIGTERM, _terminated)
-    if "DVC_STAGE" in os.environ:
-        _end_with_parent()
+    from stepladder import interruption
+
     try:
-        run(wanted)
+        with interruption.listening():
+            if "DVC_STAGE" in os.environ:
+                _end_with_parent()
+            run(wanted)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except SystemExit as end:
-        # Lightning 2.6 ends a terminated fit with SIGTERMException, a SystemExit of code None (success)
-        sys.exit(TERMINATED if type(end).__name__ == "SIGTERMException" else end.code)
+    except SystemExit:
+        interruption.requeue()
+        raise
     except Exception as error:
         sys.exit(_told(error, wanted))
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could end in order
 
 
 def _end_with_parent() -> None:
@@ -86,10 +86,6 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             sys.exit(TERMINATED)
-
-
-def _terminated(signum: int, frame) -> None:
-    raise SystemExit(TERMINATED)
 
 
 def _no_words(function: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "leaderboard work splits prompts assets fingerprints dialects report tokens",
     "records predictions statistics metrics sources verdict archives leftovers runs schema store integrity speech",
     "disk numerics",
-    "errors",
+    "errors interruption",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 MODEL_FLOORS = {name for names in FLOORS[3:6] for name in names.split()} - {"progress"}

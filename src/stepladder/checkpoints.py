@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 
-from stepladder import disk, records, store
+from stepladder import disk, interruption, records, store
 from stepladder.batches import Batches
 from stepladder.errors import IntegrityError
 
@@ -58,17 +58,24 @@ class Keeper(Callback):
         kept = sum(file.stat().st_size for file in self.folder.rglob("*.ckpt"))
         disk.require_room(self.folder, needed - kept, purpose="training, with its checkpoints and its result,")
 
+    def on_train_start(self, trainer, learner):
+        trainer._signal_connector.teardown()  # Lightning ends a terminated fit without a checkpoint, and with code 0
+
     def on_train_batch_start(self, trainer, learner, batch, batch_idx):
         if self.random is not None:
             _restore(self.random)
             self.random = None
 
     def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx):
-        due = trainer.received_sigterm or time.monotonic() - self.last >= self.every_s
+        due = interruption.asked() or time.monotonic() - self.last >= self.every_s
         loop = trainer.fit_loop.epoch_loop
         ends = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         if due and not ends:
             self._keep(trainer)
+        interruption.leave()
+
+    def on_validation_batch_start(self, trainer, learner, batch, batch_idx, dataloader_idx=0):
+        interruption.leave()  # a resumed fit repeats the validation from its beginning
 
     def on_save_checkpoint(self, trainer, learner, checkpoint):
         processed = trainer.fit_loop.epoch_loop.batch_progress.current.processed

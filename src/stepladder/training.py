@@ -17,10 +17,11 @@ from pathlib import Path
 import lightning
 import polars as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from stepladder import checkpoints, float32, forecast, metrics, progress, store
+from stepladder import checkpoints, float32, forecast, interruption, metrics, progress, store
 from stepladder.batches import Batches
 from stepladder.errors import ConfigError, MachineError, unknown
 from stepladder.learner import Embedder, Learner, Log, Recorder
@@ -77,12 +78,12 @@ def fit(
     loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
     model.train()
     last = checkpoints.newest(state)
-    with _switched(model, settings):
+    with _switched(model, settings), interruption.patient():
         if last:
             print(f"going on from {store.shown(last)}", flush=True)
         else:
             print(_forecast(learner, train, val, sampler, trainer), flush=True)
-        _run(trainer, lambda: trainer.fit(learner, *loaders, ckpt_path=last))
+        _run(lambda: trainer.fit(learner, *loaders, ckpt_path=last))
     saved = checkpoints.read(best.best_model_path)
     learner.load_state_dict(saved["state_dict"], strict=False)
     model.eval()
@@ -120,7 +121,7 @@ def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.D
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             share(model.to(trainer.strategy.root_device), examples)
     learner = Learner(model, objective, settings)
-    batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
+    batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
     if share:
         objective.prefix = None
     return objective.predictions(records, [row for batch in batches for row in batch])
@@ -130,7 +131,7 @@ def embed(model, objective, examples: Examples, settings: Settings) -> torch.Ten
     """Return what a frozen backbone makes of the examples, (rows, width) in float32, in their order."""
     trainer = _trainer(settings)
     learner = Embedder(model)
-    batches = _run(trainer, lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
+    batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
     vectors = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
     return torch.stack([vectors[example["row"]] for example in examples.rows])
 
@@ -188,7 +189,7 @@ def _sorted_loader(examples: list[dict], objective, settings: Settings) -> DataL
     return DataLoader(ordered, size, collate_fn=objective.collate, num_workers=settings.num_workers)
 
 
-def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **options) -> lightning.Trainer:
+def _trainer(settings: Settings, *, callbacks: Iterable = (), plugins: Iterable = (), **options) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if settings.num_threads:
@@ -200,6 +201,7 @@ def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **option
         precision=settings.precision.replace("bf16-true", "32-true"),  # such weights need nothing of Lightning
         logger=False,
         callbacks=[*callbacks, *said],
+        plugins=[LightningEnvironment(), *plugins],  # Slurm's would save and requeue within a signal's handler
         enable_model_summary=False,
         enable_progress_bar=len(said) > 1,
         use_distributed_sampler=False,
@@ -207,13 +209,8 @@ def _trainer(settings: Settings, *, callbacks: Iterable[Callback] = (), **option
     )
 
 
-def _run(trainer: lightning.Trainer, work: Callable):
-    """Run Lightning without its warnings; a termination leaves with 143, never as success (Lightning exits with 0)."""
+def _run(work: Callable):
+    """Run Lightning without its warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
-        result = work()
-    if trainer.received_sigterm:
-        raise SystemExit(143)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return result
+        return work()
