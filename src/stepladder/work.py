@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def at(stage: str, name: str, key: str) -> Iterator[Path]:
     try:
         if pid.is_file():
             print(f"{folder.name}: process {pid.read_text()} died at it; going on with what it kept", flush=True)
-        pid.write_text(str(os.getpid()))
+        pid.write_text(f"{os.getpid()} on {platform.node()}")
         if os.environ.get("STEPLADDER_FRESH", "0") not in ("", "0"):
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)

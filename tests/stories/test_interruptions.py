@@ -118,5 +118,5 @@ def test_a_second_process_at_the_same_work_is_refused_with_the_id_of_the_first(p
         second = project.run("-m", "pipelines.train", "-cd", "build", "-cn", "scratch")
     finally:
         os.kill(first, signal.SIGCONT)
-    assert second.code == 75 and f"process {first} is at it" in second.err and "Traceback" not in second.err
+    assert second.code == 75 and f"process {first} on " in second.err and "Traceback" not in second.err
     running.communicate()
