@@ -3,6 +3,7 @@
 # make test    install what is missing, then all unit and slow tests (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
+# make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story stories check lint signatures bench bench-full
+.PHONY: run proof test story stories faults soak check lint signatures bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -28,6 +29,12 @@ story: $(READY)
 
 stories: $(READY)
 	pytest -m story
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 pytest -m "fault and not finished" --scoreboard docs/scoreboard.json
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 python -m tests.faults.soak
 
 bench: $(PEERS_READY)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks quick

@@ -3,6 +3,7 @@
 A stage that needs torch starts in milliseconds, and a fault can be planted in it before it begins.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ PARAMS = {
         "majority": {"level": "baseline", "model": "majority"},
         "zero_shot": {"level": "prompt", "model": "local_decoder", "set": LLAMA},
         "frozen": {"level": "finetune", "model": "local_encoder", "method": "frozen", "set": BERT},
+        "full": {"level": "finetune", "model": "local_encoder", "method": "full",
+                 "set": BERT | {"data": {"max_rows": 120}}},
         "lora": {"level": "finetune", "model": "local_encoder", "method": "lora", "sweep": "lora",
                  "set": BERT | {"method": {"r": 2}, "data": {"max_rows": 120}}},
         "scratch": {"level": "pretrain", "model": "tiny_llama", "corpus": "sample_plain_english",
@@ -69,7 +72,9 @@ class Stage:
             time.sleep(0.002)
 
     def send(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
+        """Send a signal to the stage; one that has ended does not hear it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
 
 @dataclass(frozen=True)
@@ -81,16 +86,16 @@ class Workshop:
     def start(self, name: str, *words: str, fault: Fault | None = None, **environment: str) -> Stage:
         """Start `python -m pipelines.<name> words` in the folder; `fault`, a function of a module, is called first."""
         log = self._log()
-        process = _warm().Process(target=_run, args=(self.path, name, words, environment, log, fault))
-        process.start()
-        return Stage(process, log)
+        begun = process(_run, self.path, name, words, environment, log, fault)
+        begun.start()
+        return Stage(begun, log)
 
     def call(self, function: Callable, *arguments) -> Stage:
         """Start a function of a module in a process of its own, forked from the warm one."""
         log = self._log()
-        process = _warm().Process(target=_call, args=(self.path, function, arguments, log))
-        process.start()
-        return Stage(process, log)
+        begun = process(_call, self.path, function, arguments, log)
+        begun.start()
+        return Stage(begun, log)
 
     def run(self, name: str, *words: str, fault: Fault | None = None, **environment: str) -> Stage:
         """Run a stage to its end."""
@@ -171,6 +176,11 @@ def sections(made: Workshop, candidate: str) -> dict:
     return yaml.safe_load((made.path / "build" / f"{candidate}.yaml").read_text())
 
 
+def process(function: Callable, *words) -> multiprocessing.Process:
+    """Return a process that is forked from the warm one when it starts, and calls a function of a module."""
+    return _warm().Process(target=function, args=words)
+
+
 def _warm():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(WARM)
@@ -198,3 +208,4 @@ def _enter(path: Path, environment: dict, log: Path) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     importlib.import_module("torch").set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of a loader's workers, as where the stage is typed

@@ -70,12 +70,14 @@ MOMENTS = [  # what is killed, how, and so many seconds after the stage began
     ("stage", signal.SIGTERM, 6.0), ("stage", signal.SIGKILL, 7.0), ("stage", signal.SIGINT, 6.5),
 ]  # fmt: skip
 SHORT = {("train@lora", *MOMENTS[4])}  # of CI
-CASES = [pytest.param(stage, *moment, marks=[] if (stage, *moment) in SHORT else [pytest.mark.long])
+FAULTS = {signal.SIGKILL: "A1", signal.SIGTERM: "A2", signal.SIGINT: "A8"}
+CASES = [pytest.param(stage, *moment, marks=[pytest.mark.fault("A3" if moment[0] == "dvc" else FAULTS[moment[1]]),
+                                             *([] if (stage, *moment) in SHORT else [pytest.mark.long])])
          for stage in OUTPUTS for moment in MOMENTS]  # fmt: skip
 
 
 @pytest.mark.parametrize(("stage", "target", "sent", "delay"), CASES)
-def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, target, sent, delay, project):
+def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, target, sent, delay, project, tally):
     before = hashes(project, stage)
     running = begun(project, stage)
     assert waited(lambda: workers(project)), "the stage did not start"
@@ -87,8 +89,10 @@ def test_a_stage_that_was_killed_ends_with_the_bytes_of_an_unbroken_one(stage, t
     assert "Traceback" not in said
     project.works("dvc", "repro", "--single-item", stage)
     assert hashes(project, stage) == before
+    tally(resumes=1, bit_exact_resumes=1)
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.long
 @pytest.mark.fault("A10")
 def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
@@ -108,6 +112,17 @@ def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
     assert not list((project.path / "state" / "train").glob("lora-*")), "what DVC knows is not kept twice"
 
 
+@pytest.mark.fault("H1")
+def test_of_two_dvc_repro_at_once_the_second_names_the_first_and_touches_nothing(baselines, tmp_path):
+    made = baselines.copy(tmp_path / "repository")
+    first = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=made.path, env=surroundings())
+    assert waited(lambda: workers(made))
+    second = made.run("dvc", "repro")
+    assert second.code and str(first.pid) in second.out + second.err and not made.stages_run(second.out)
+    assert first.wait(300) == 0 and made.status() == {}
+
+
+@pytest.mark.fault("H2")
 @pytest.mark.long
 def test_a_second_process_at_the_same_work_is_refused_with_the_id_of_the_first(project):
     running = begun(project, "train@scratch")
