@@ -91,12 +91,12 @@ class Stack:
         return lock.is_file() and self.stage in (yaml.safe_load(lock.read_text()).get("stages") or {})
 
     def copy(self, path: Path, *, finished: bool = False) -> "Stack":
-        """Return a copy; unless finished, the training and what follows are still to do, with nothing in the cache."""
+        """Return a copy; unless finished, the training and what follows are still to do and in no cache of runs."""
         shutil.copytree(self.path, path, symlinks=True)
         made = type(self)(path)
         made.whole = self.whole
         if not finished:
-            for place in (".dvc/cache", *self.outputs):
+            for place in (".dvc/cache/runs", *self.outputs):
                 gone = path / place
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
             lock = yaml.safe_load((path / "dvc.lock").read_text())

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "mlflow", "dvc", "hydra-core")
@@ -29,7 +28,7 @@ def text(rows: list[dict]) -> str:
 
 
 def write(rows: list[dict], folder: Path, *, order: list[str]) -> None:
-    """Put the rows into both files, in the place of earlier ones of the same groups; one stack alone keeps the other."""
+    """Put the rows into both files in the place of those of the same groups; what another run said of a stack stays."""
     file = folder / "bare_stack.json"
     known = {row["id"]: row for row in json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -40,7 +39,7 @@ def write(rows: list[dict], folder: Path, *, order: list[str]) -> None:
     shown = [row for row in merged if "bare" in row and "ours" in row]
     dates = sorted({row["date"] for row in shown})
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    said = f"{' to '.join(dict.fromkeys((dates[:1] + dates[-1:])))}, {machine}, "
+    said = f"{' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}, {machine}, "
     said += ", ".join(f"{name} {version}" for name, version in versions.items())
     (folder / "bare_stack.md").write_text(f"{HEAD}\n{said}.\n\n{text(shown)}\n", encoding="utf-8")
 

@@ -78,9 +78,7 @@ def _fetched(stack: Stack) -> dict[str, dict]:
             asset = _pinned(copy) if pinned else {"kind": "local", "path": "tiny.gguf"}
             whole = _fetch(copy, asset)
             assert whole.code == 0, whole.said
-            for made in (copy.path / "state/store/models").glob("*"):
-                made.chmod(0o755)
-                shutil.rmtree(made)
+            shutil.rmtree(copy.path / "state/store/models")
             file = next((copy.path / "state/store/archives").rglob("*.zip")) if pinned else copy.path / "tiny.gguf"
             file.chmod(0o644)
             copy.run(*python(tool, "damage", str(file), kind))

@@ -31,8 +31,8 @@ def _server_dies(stack: Stack, *, asynchronous: bool) -> Outcome:
         running = _tracked(stack, server, asynchronous=asynchronous)
         _at_step(stack, 5)
         server.kill()
-        done, rest = running.wait(PATIENCE_S), "MLFlowLogger keeps nothing to tell later"
-        expected = STEPS
+        limit, expected, rest = PATIENCE_S, STEPS, "MLFlowLogger keeps nothing to tell later"
+        done = running.wait(limit)
     else:
         running = _tracked(stack, server, asynchronous=asynchronous)
         if asynchronous:
@@ -40,11 +40,12 @@ def _server_dies(stack: Stack, *, asynchronous: bool) -> Outcome:
         else:
             stack.reached(5)
         server.kill()
-        done = running.wait(PATIENCE_S * 3)
+        limit = PATIENCE_S * 3
+        done = running.wait(limit)
         expected, rest = _synced(stack, server)
     told = len(rows(server.database, "select distinct key, step from metrics where key = 'loss' or key like '%/%'"))
     states = [state for (state,) in rows(server.database, "select status from runs")]
-    code = f"still blocked after {done.seconds:.0f} s" if done.code is None else f"exit code {done.code}"
+    code = f"still blocked {limit:.0f} s after it" if done.code is None else f"exit code {done.code}"
     facts = f"training: {code} ({done.error}); {told} of {expected} metric rows in the store in the end"
     demands = {
         "the training goes on to its end": done.code == 0,
