@@ -10,6 +10,7 @@ from benchmarks.bare_stack.stacks import Stack
 
 STEP = 30  # a checkpoint of it lies there when the fault comes
 GRACE_S = 5.0  # for a process that ends in order
+NOTICE_S = 20.0  # that Slurm gives a job before it kills it, at the least (KillWait is 30)
 SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/called"\n'
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0",
          "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1"}  # fmt: skip
@@ -97,7 +98,7 @@ def x9(stack: Stack) -> Outcome:
         copy.reached(STEP)
         for worker in copy.workers():
             processes.send(worker, sent)
-        waited(lambda: running.process.poll() is not None or (folder / "called").is_file(), GRACE_S)  # noqa: B023
+        waited(lambda: running.process.poll() is not None or (folder / "called").is_file(), NOTICE_S)  # noqa: B023
         time.sleep(0.5)
         calls = (folder / "called").read_text().splitlines() if (folder / "called").is_file() else []
         code = running.process.poll()

@@ -2,11 +2,11 @@
 
 import json
 import random
+import re
 import signal
 import tempfile
 from pathlib import Path
 
-from benchmarks.bare_stack import processes
 from benchmarks.bare_stack.outcomes import NotRunError, Outcome
 from benchmarks.bare_stack.processes import python
 from benchmarks.bare_stack.stacks import PLAIN, Stack
@@ -40,7 +40,7 @@ def _resumed_ours(stack: Stack) -> list[bool]:
         running.send(signal.SIGKILL)
         running.wait()
         done = copy.run(*copy.train)
-        found.append(bool(processes.re.search(copy.starts, done.said)) and copy.same())
+        found.append(bool(re.search(copy.starts, done.said)) and copy.same())
     return found
 
 
@@ -68,7 +68,7 @@ def x14(stack: Stack) -> Outcome:
     """The loss is NaN at step 5"""
     if stack.name == "bare":
         done = stack.run(*python("train.py", "--steps", "60", "--nan_at", "5"))
-        ended = processes.re.search(r"ended at step (\d+) .*", done.said)
+        ended = re.search(r"ended at step (\d+) .*", done.said)
         facts = f"exit code {done.code}; {ended.group(0) if ended else done.last}"
         steps = int(ended.group(1)) if ended else 5
     else:
