@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,14 +34,22 @@ def main() -> None:
         rows = []
         for name in names:
             row = {"id": name, "fault": known[name].__doc__.splitlines()[0], "date": str(datetime.now(UTC).date())}
-            for kind in sides:
-                row[kind.name] = _injected(known[name], template(kind), Path(temporary, f"{name}-{kind.name}"))
-                print(f"{name} {kind.name}: {row[kind.name]['handled']}: {row[kind.name]['observed']}", flush=True)
+            row |= _both(known[name], sides, template, Path(temporary, name))
             rows.append(row)
             if chosen.write or not chosen.groups:
                 table.write([row], ROOT / "docs", order=list(known))
     if len(sides) == 2:
         print(table.text(rows))
+
+
+def _both(fault, sides: list[type[Stack]], template: Callable, folder: Path) -> dict[str, dict]:
+    """Return {"bare": what came out, "ours": ...} of one group, a core for each stack."""
+    with ThreadPoolExecutor() as pool:
+        places = [folder.with_name(f"{folder.name}-{kind.name}") for kind in sides]
+        found = list(pool.map(lambda kind, place: _injected(fault, template(kind), place), sides, places))
+    for kind, outcome in zip(sides, found, strict=True):
+        print(f"{folder.name} {kind.name}: {outcome['handled']}: {outcome['observed']}", flush=True)
+    return {kind.name: outcome for kind, outcome in zip(sides, found, strict=True)}
 
 
 def _words(known: dict) -> argparse.Namespace:
