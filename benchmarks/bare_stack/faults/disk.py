@@ -85,12 +85,16 @@ def x13(stack: Stack) -> Outcome:
     bad = _unreadable(stack)
     good = len(list(stack.path.glob(stack.kept))) - len([name for name in bad if "last" not in name])
     again = stack.run(*_training(stack))
-    facts = f"exit code {full.code} ({full.error}); {len(bad)} unreadable file(s) under a final name ({', '.join(bad)})"
+    facts = f"exit code {full.code} ({full.error}); {len(bad)} unreadable file(s) under a final name"
+    facts += f" ({', '.join(bad)})" if bad else ""
     facts += f", {good} good one(s); the same command with space again: exit code {again.code} ({again.error})"
     demands = {
         "leaves no unreadable file under a final name": not bad,
         "goes on with space again": again.code == 0,
     }
+    if stack.name == "ours":
+        demands["it then ends with the weights of an unbroken run"] = stack.same()
+        facts += f", {'weights as unbroken' if stack.same() else 'weights differ'}"
     return Outcome(demands, facts)
 
 

@@ -85,7 +85,9 @@ def x8(stack: Stack) -> Outcome:
     facts += f"; recorded as finished: {_yes(recorded)}; evaluated: {_yes(evaluated)}"
     second = stack.repro()
     second.wait()
-    facts += f"; `dvc repro` again starts at step {stack.resumed_at(second)}, {_likeness(stack)}"
+    start = stack.resumed_at(second)
+    facts += f"; `dvc repro` again {'does not train' if start is None else f'starts at step {start}'}"
+    facts += f", {_likeness(stack)}"
     return Outcome(demands | {"the next run ends with the weights of an unbroken one": stack.same()}, facts)
 
 
