@@ -59,9 +59,11 @@ def x12(stack: Stack) -> Outcome:
     found = json.loads(done.last)
     facts = "{kills} kills, checkpoints of {size:.1f} MB: {torn} newest unreadable".format(**found)
     facts += f", {left} temporary file(s) left in TMPDIR; {found['more']}"
-    return Outcome(
-        {"every newest checkpoint can be read": found["torn"] == 0, "TMPDIR is left clean": left == 0}, facts
-    )
+    demands = {"every newest checkpoint can be read": found["torn"] == 0, "TMPDIR is left clean": left == 0}
+    if stack.name == "ours":
+        demands["the work ends with the weights of an unbroken run"] = stack.same()
+        facts += f", {'weights as unbroken' if stack.same() else 'weights differ'}"
+    return Outcome(demands, facts)
 
 
 def x14(stack: Stack) -> Outcome:

@@ -38,7 +38,7 @@ def killed(delay: float) -> bool:
     before, child = kept(), begun()
     while kept() == before:
         time.sleep(0.001)
-    time.sleep(delay / 4)  # a pass of this model is short
+    time.sleep(delay / 2)  # twelve of them, and the pass of this model is not over
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     last = kept()[-1]
