@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LONG_S = 240.0  # no command of a fault takes so long on two busy cores
+FOLDERS = r"(?<![\w:/.])(/[\w.+-]+)+/"  # of absolute paths, which say nothing to another machine
 DROPPED = ("DVC_", "MLFLOW_", "HYDRA_", "SLURM_", "STEPLADDER_", "PYTHON", "TMPDIR")
 
 
@@ -30,9 +31,9 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The first line that begins with error[, as Stepladder's stages end, else the last one, cut."""
+        """The first line that begins with error[, as stages of Stepladder end, else the last; cut, without folders."""
         found = [line for line in self.said.splitlines() if line.startswith("error[")]
-        return (found[0] if found else self.last)[:200]
+        return re.sub(FOLDERS, "", found[0] if found else self.last)[:200]
 
 
 class Running:
