@@ -185,7 +185,7 @@ def test_a_tracking_store_that_fails_after_training_costs_a_line_and_not_the_tra
 
     monkeypatch.setattr(candidates, "fit_into", lambda *_, **given: {"accuracy": 0.8})
     monkeypatch.setattr(candidates, "inputs", lambda config: candidates.Inputs(splits.assign("films", None), None, {}))
-    monkeypatch.setattr(conversions, "provide", lambda model: {})
+    monkeypatch.setattr(conversions, "provide", lambda model: {"files": {}})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://listens")
     config = yaml.safe_load(Path("build", "lora.yaml").read_text())
     assert train.main.__wrapped__(config) == 0.8
