@@ -76,9 +76,10 @@ def _fetched(stack: Stack) -> dict[str, dict]:
         for pinned in (True, False):
             copy = stack.copy(stack.path.with_name(f"gguf-{len(found)}"), finished=True)
             asset = _pinned(copy) if pinned else {"kind": "local", "path": "tiny.gguf"}
-            whole = _fetch(copy, asset)
-            assert whole.code == 0, whole.said
-            shutil.rmtree(copy.path / "state/store/models")
+            if len(found) < 2:  # the whole file is taken, in either way
+                whole = _fetch(copy, asset)
+                assert whole.code == 0, whole.said
+                shutil.rmtree(copy.path / "state/store/models")
             file = next((copy.path / "state/store/archives").rglob("*.zip")) if pinned else copy.path / "tiny.gguf"
             file.chmod(0o644)
             copy.run(*python(tool, "damage", str(file), kind))
