@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, compose, dialects, levels, records, search, splits
+from stepladder import candidates, compose, dialects, levels, records, search, splits, store
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,8 @@ def place(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         records.write(texts, Path("data", "texts", f"{part}.parquet"))
     for name, model, data in (("lora", "bert", "films"), ("writer", "llama", "texts")):
         records.write_json(splits.assign(data, None), Path("inputs", f"{name}.json"))
-        records.write_json({"name": model, "folder": str(tiny / model)}, Path("assets", f"{name}.json"))
+        asset = {"name": model, "folder": str(tiny / model), "files": store.hashes(tiny / model)}
+        records.write_json(asset, Path("assets", f"{name}.json"))
     return tmp_path
 
 

@@ -322,7 +322,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_loss(form, method, tin
             for on in (False, True)]  # fmt: skip
     for run in runs:
         run.fit()
-        assert not run.model.is_gradient_checkpointing, "it answers without"
+        assert not run.model.is_activation_checkpointing, "it answers without"
     assert runs[0].told == runs[1].told
     assert distance(runs[0].weights(), runs[1].weights()) == 0
     kept, model = [], runs[0].model.train()
@@ -332,7 +332,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_loss(form, method, tin
     )
     for on in (False, True):
         if on:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         with torch.random.fork_rng():
             kept.append(forecast.saved_bytes(learner, batch, 1))
     assert kept[1] < 0.7 * kept[0]
@@ -340,6 +340,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_loss(form, method, tin
 
 @pytest.mark.story
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_compiled_training_has_the_losses_of_a_plain_one(tiny, tmp_path):
     runs = [Run(tiny, tmp_path / str(on), settings={"compile": on}) for on in (False, True)]
     for run in runs:

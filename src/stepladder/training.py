@@ -147,7 +147,7 @@ def _forecast(learner: Learner, train: Examples, val: Examples, sampler: Batches
 def _switched(model, settings: Settings) -> Iterator[None]:
     """Train with what trainer.gradient_checkpointing and trainer.compile ask for, and answer without."""
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
         _require_compiler()
         model.compile(dynamic=True)
@@ -156,7 +156,7 @@ def _switched(model, settings: Settings) -> Iterator[None]:
     finally:
         model._compiled_call_impl = None
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
 
 
 def _require_compiler() -> None:
