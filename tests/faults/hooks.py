@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial, wraps
+from pathlib import Path
 
 
 def at_call(place: object, name: str, number: int, before: Callable[[], None]) -> None:
@@ -83,3 +85,10 @@ def patience(seconds: float) -> None:
     from stepladder import work
 
     work.PATIENCE_S = seconds
+
+
+def clock(file: Path, *, seconds: float = 20.0) -> None:
+    """Let the wall clock be off by what stands in a file, in seconds; wait so long for another process."""
+    real = time.time
+    time.time = lambda: real() + float(file.read_text())
+    patience(seconds)
