@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults import kills
-from tests.faults.conftest import *  # noqa: F403  the workshops
 
 NUM_KILLS = 1000
 
