@@ -122,7 +122,7 @@ class Bare(Stack):
 
     name, stage, target = "bare", "train", "evaluate"
     kept, numbered, trains = "model/epoch*.ckpt", r"step=(\d+)", r"python.* ?train\.py"
-    outputs, redone = ("model", "scores.json"), ("train", "evaluate")
+    outputs, redone = ("model", "scores.json", "step"), ("train", "evaluate")
     train = (sys.executable, "train.py")
     starts = r"starts at step (\d+)"
 

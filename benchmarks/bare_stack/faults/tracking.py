@@ -45,8 +45,8 @@ def _server_dies(stack: Stack, *, asynchronous: bool) -> Outcome:
         expected, rest = _synced(stack, server)
     told = len(rows(server.database, "select distinct key, step from metrics where key = 'loss' or key like '%/%'"))
     states = [state for (state,) in rows(server.database, "select status from runs")]
-    code = f"still blocked {limit:.0f} s after it" if done.code is None else f"exit code {done.code}"
-    facts = f"training: {code} ({done.error}); {told} of {expected} metric rows in the store in the end"
+    code = f"still blocked {limit:.0f} s after it" if done.code is None else f"exit code {done.code} ({done.error})"
+    facts = f"training: {code}; {told} of {expected} metric rows in the store in the end"
     demands = {
         "the training goes on to its end": done.code == 0,
         "no metric row is lost": told >= expected > 0,
