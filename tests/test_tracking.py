@@ -132,7 +132,7 @@ def candidate(place, choose) -> Path:
     line = {"name": "val/loss", "value": 0.5, "step": 3, "epoch": 0}
     records.write_text(json.dumps(line) + "\n", Path("models", "lora", "history.jsonl"))
     for piece in ("assets/lora.json", "tuned/lora.yaml", "predictions/val/lora.parquet"):
-        records.write_text('{"sections": {}}\n', Path(piece))
+        records.write_text('{"sections": {}, "files": {}}\n', Path(piece))
     records.write_text(yaml.safe_dump({"candidates": ["lora", "not_trained_yet"]}), Path("build/compare/compare.yaml"))
     return place
 
