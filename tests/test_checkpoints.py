@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,11 +50,12 @@ def made(tiny: Path, state: Path, kind: str) -> Run:
 
 def freeze(run: Run, base: Path) -> None:
     """Leave a linear layer to train, on features that the backbone gave once."""
-    from stepladder import methods, pooled, training
+    from stepladder import features, methods, pooled
 
     model = pooled.classifier(base, LABELS, seed=3)
     run.model = methods.apply(model, FROZEN, seed=run.settings.seed)
-    run.parts = [training.embed(run.model, run.objective, part, run.settings) for part in run.parts]
+    answerer = SimpleNamespace(model=run.model, objective=run.objective)
+    run.parts = [features.of(answerer, part, run.settings, base=base) for part in run.parts]
 
 
 def stopped_after(run: Run, number: int, monkeypatch) -> None:
@@ -89,7 +91,8 @@ def test_a_fit_that_was_stopped_after_any_step_ends_with_the_bits_of_an_unbroken
 ):
     whole = made(tiny, tmp_path / "whole", kind)
     facts = whole.fit()
-    batches = max(whole.settings.max_steps, 0) or -(-22 // whole.settings.batch_size) * whole.settings.max_epochs
+    rows = whole.settings.batch_size * whole.settings.accumulate
+    batches = max(whole.settings.max_steps, 0) or -(-22 // rows) * whole.settings.max_epochs
     for number in range(1, batches):
         first, second = (made(tiny, tmp_path / str(number), kind) for _ in range(2))
         stopped_after(first, number, monkeypatch)

@@ -79,3 +79,14 @@ def test_features_of_a_frozen_backbone_are_computed_once_for_equal_tokens(tiny, 
     features.of(answerer, examples, plan(precision="bf16-mixed"), base=tiny / "bert")
     features.of(answerer, training.encode(answerer.objective, sentences(8)), plan(), base=tiny / "bert")
     assert len(computed) == 3
+
+
+def test_a_saved_tokenizer_does_not_tell_how_it_was_asked_last(tiny, tmp_path):
+    from stepladder import models
+
+    tokenizer = models.tokenizer(tiny / "bert")
+    for name, options in {"never": None, "cut": {"truncation": True, "max_length": 4, "padding": True}}.items():
+        if options:
+            tokenizer(["a film", "the plot of it"], **options)
+        models.save_tokenizer(tokenizer, tmp_path / name)
+    assert (tmp_path / "never" / "tokenizer.json").read_bytes() == (tmp_path / "cut" / "tokenizer.json").read_bytes()

@@ -57,7 +57,7 @@ class Answerer:
                 self.model.save_pretrained(folder)
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty form, whose tags come in any order
         if self.description["base"] is None or adapter:
-            self.tokenizer.save_pretrained(folder)
+            models.save_tokenizer(self.tokenizer, folder)
         _write(folder, {**self.description, "adapter": adapter, **facts})
 
     def merged(self) -> "Answerer":
@@ -74,7 +74,7 @@ class Answerer:
             if self.description["form"] == "pooled":
                 model.base_model.save_pretrained(folder)
             model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        models.save_tokenizer(self.tokenizer, folder)
         _write(folder, {**self.description, "base": None, "adapter": False})
         store.seal(folder)
 

@@ -7,6 +7,7 @@ to train: 7,056 rows of 189,512 tokens, at most 442 steps, about 95 s and 1.4 GB
 
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -34,16 +35,14 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
     device = trainer.strategy.root_device
     learner.model.to(device)
     batch = trainer.strategy.batch_to_device(collate(order[len(order) // 2]), device)
-    held, free, section = _held(device), available(device), learner.settings.optimizer
-    moved = _moved_bytes(section, [weight for weight in learner.parameters() if weight.requires_grad])
+    held, free = _held(device), available(device)
+    trained = [weight for weight in learner.parameters() if weight.requires_grad]
+    moved = _moved_bytes(learner.settings.optimizer, trained)
     _require(moved, free, "the gradients and the optimizer", microbatches.ADVICE)
     with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
-        tried = {"parts": learner.parts, "rows": len(batch["row"])}
-        saved, learner.parts = microbatches.within_memory(lambda parts: saved_bytes(learner, batch, parts), **tried)
-        saved *= largest / middle
+        saved = _within_memory(learner, batch, saved_bytes) * largest / middle
         learner.parts = _parts(moved, saved, free, parts=learner.parts, rows=sampler.batch_size)
-        optimizer = build(section | {"learning_rate": 0.0}, learner.parameters())  # moves nothing
-        forward, whole = _seconds(learner, batch, optimizer)
+        forward, whole = _within_memory(learner, batch, _seconds)
     settings = learner.settings
     epochs = learner.total_steps / len(sampler) if settings.max_steps < 0 else 1
     seconds = whole * learner.total_steps + forward * sum(val) / middle * epochs * settings.checks_per_epoch
@@ -85,12 +84,20 @@ def saved_bytes(learner, batch: dict, parts: int) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold its graph, and the graph it, for ever
 
     pieces = microbatches.split(batch, parts)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         learner.objective.loss(learner.model, pieces[-1])
     return sum(kept.values()) * len(pieces)
+
+
+def _within_memory(learner, batch: dict, measure: Callable):
+    """Return `measure(learner, batch, parts)` with the parts of the learner, or as many more as memory asks for."""
+    found, learner.parts = microbatches.within_memory(
+        lambda parts: measure(learner, batch, parts), parts=learner.parts, rows=len(batch["row"])
+    )
+    return found
 
 
 def _held(device: torch.device) -> int:
@@ -125,12 +132,13 @@ def _require(needed: float, free: int, what: str, advice: str) -> None:
         raise MachineError(f"training does not fit: {what} would take {sizes}; {advice}")
 
 
-def _seconds(learner, batch: dict, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+def _seconds(learner, batch: dict, parts: int) -> tuple[float, float]:
     """Return the seconds of a batch forwards, and of its whole step."""
+    optimizer = build(learner.settings.optimizer | {"learning_rate": 0.0}, learner.parameters())  # moves nothing
     forward, whole = [], []
     while len(whole) < 3 and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
         started = time.perf_counter()
-        loss = microbatches.loss(learner.model, learner.objective, batch, learner.parts)
+        loss = microbatches.loss(learner.model, learner.objective, batch, parts)
         computed = time.perf_counter()
         loss.backward()
         optimizer.step()

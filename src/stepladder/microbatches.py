@@ -5,6 +5,7 @@ batch is short; trainer.accumulate asks for parts, and they double until they fi
 Composer's automatic micro-batches; of the weights: Hugging Face's "Fixing gradient accumulation" (2024).
 """
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from stepladder.errors import MachineError
 
 T = TypeVar("T")
-EXHAUSTED = ("can't allocate memory", "could not create a memory object", "out of memory")  # of CPU, oneDNN, drivers
+EXHAUSTED = ("can't allocate memory", "could not create a memory", "could not create a primitive", "out of memory")
 ADVICE = "lower trainer.max_length, set trainer.gradient_checkpointing: true, train fewer weights or a smaller model"
 
 
@@ -69,9 +70,11 @@ def within_memory(work: Callable[[int], T], *, parts: int, rows: int) -> tuple[T
         except (MemoryError, RuntimeError) as error:
             if not exhausted(error):
                 raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
         if parts >= rows:
-            raise MachineError(f"memory does not suffice for one row at a time; {ADVICE}")
+            raise MachineError(f"memory does not suffice for one row at a time ({reason}); {ADVICE}")
         parts *= 2
+        gc.collect()  # what the error's frames held
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         print(f"out of memory: batches are computed in {parts} parts; a step's rows and loss stay", flush=True)

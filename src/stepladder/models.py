@@ -48,6 +48,13 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return opened
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the tokenizer without how it was asked last, which is no part of it and would be saved along."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
 def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrainedModel:
     """Return the backbone with a fresh head over `labels`, in that order, drawn from `seed`; None: the saved head.
 

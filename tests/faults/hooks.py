@@ -66,18 +66,25 @@ def unheard(hook: str, numbers: Iterable[int], *, at: int) -> None:
 
 def killed_while_publishing(*, in_place: bool) -> None:
     """Die when an output is written and not yet renamed; `in_place`: when half of it stands under its own name."""
-    from stepladder import records
+    from stepladder import disk
 
-    def halves(path, fill):
+    def halves(path, fill, real=disk.publish):
+        if "predictions" not in path.parts:  # but what a run cost, or what is kept for other stages
+            return real(path, fill)
         with path.open("wb") as file:
             fill(file)
             file.truncate(file.tell() // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    def rename(path, target, real=disk.rename):
+        if "predictions" in target.parts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, target)
 
     if in_place:
-        records.publish = halves
+        disk.publish = halves
     else:
-        at_call(records, "rename", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        disk.rename = rename
 
 
 def patience(seconds: float) -> None:

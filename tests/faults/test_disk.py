@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import platform
 import re
 import resource
 import shutil
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from tests.faults.workshop import Workshop
 
@@ -194,22 +194,12 @@ def test_what_a_dead_process_left_is_cleared_and_said(finished_workshop, tmp_pat
     torn = made.path / "predictions" / "val" / f".lora.parquet.{stage.process.pid}.tmp"
     torn.write_bytes(b"half")
     said = made.works("train", *made.of("lora"))
-    assert f"process {stage.process.pid} died at it" in said and "left by a process that died; removed" in said
+    assert (
+        f"process {stage.process.pid} on {platform.node()} died at it" in said
+        and "left by a process that died; removed" in said
+    )
     assert not torn.exists() and not list(state.rglob(".part-*")) and not list(state.glob("*.pid"))
     assert made.hashes(*TRAINED) == before
-
-
-@pytest.mark.fault("B10")
-def test_a_tracked_run_of_a_dead_process_is_marked_and_said(finished_workshop, tmp_path):
-    made = finished_workshop.copy(tmp_path / "project")
-    shutil.rmtree(made.path / "reports" / "trials")
-    client = MlflowClient(f"sqlite:///{made.path / 'mlflow.db'}")
-    (experiment,) = [found.experiment_id for found in client.search_experiments() if found.name != "Default"]
-    ours, foreign = (client.create_run(experiment, run_name=name, tags=tags).info.run_id
-                     for name, tags in (("ours", {"stepladder.key": "of old"}), ("foreign", {})))  # fmt: skip
-    assert "ours: its run stood at RUNNING, its process is gone; marked KILLED" in made.works("sync")
-    assert [client.get_run(run).info.status for run in (ours, foreign)] == ["KILLED", "RUNNING"]
-    assert "RUNNING" not in made.works("sync")
 
 
 def audited() -> None:

@@ -194,7 +194,7 @@ def other_rate(made: Workshop) -> None:
 def other_data(made: Workshop) -> None:
     file = made.path / "inputs" / "lora.json"
     noted = json.loads(file.read_text())
-    noted["train"]["sha256"] = noted["val"]["sha256"]
+    noted["train"] = noted["val"]
     file.write_text(json.dumps(noted))
 
 

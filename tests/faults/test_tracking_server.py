@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import re
 import signal
@@ -21,13 +22,14 @@ from mlflow.exceptions import MlflowException
 from stepladder import candidates, exporter
 from stepladder.errors import RemoteError
 from tests.faults.proxy import Proxy
-from tests.faults.workshop import Stage, Workshop, _warm
+from tests.faults.workshop import PARAMS, Stage, Workshop, process
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),  # MLflow 3.17 and SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning"),  # of connections that a fault ended
 ]
+NUM_CANDIDATES = len(PARAMS["candidates"])
 PAUSE = 10  # values after which a paused training waits
 
 
@@ -190,7 +192,7 @@ def test_a_server_that_fails_in_the_middle_costs_no_value_and_no_time(fault, ser
     assert len(journal(lora)) - PAUSE <= left <= len(journal(lora))  # the store may hold what it did not confirm
     proxy.fail(None)
     said = lora.works("sync", MLFLOW_TRACKING_URI=proxy.uri)
-    assert said.startswith("1 of 5 candidates are tracked, ")
+    assert said.startswith(f"1 of {NUM_CANDIDATES} candidates are tracked, ")
     lost = complete(server, lora)
     tally(metrics_lost=lost)
     assert lost == 0
@@ -225,9 +227,13 @@ def test_a_server_that_never_comes_back_costs_a_line_and_sync_completes_on_anoth
     (line,) = vain.said.splitlines()
     assert re.fullmatch(rf"error\[6\] {nowhere}: .*; 0 of 1 runs told, at most {len(journal(lora))} values left", line)
     said = lora.works("sync", MLFLOW_TRACKING_URI=server).splitlines()
-    assert said[0] == f"1 of 5 candidates are tracked, {len(told(server, runs_of(server, lora)[0]))} values were new"
+    number = len(told(server, runs_of(server, lora)[0]))
+    assert said[0] == f"1 of {NUM_CANDIDATES} candidates are tracked, {number} values were new"
     assert said[1].endswith(" is tracked") and len(said) == 2
-    assert lora.works("sync", MLFLOW_TRACKING_URI=server) == "1 of 5 candidates are tracked, 0 values were new\n"
+    assert (
+        lora.works("sync", MLFLOW_TRACKING_URI=server)
+        == f"1 of {NUM_CANDIDATES} candidates are tracked, 0 values were new\n"
+    )
     lost = complete(server, lora)
     tally(metrics_lost=lost)
     assert lost == 0
@@ -260,8 +266,8 @@ def test_a_killed_training_is_marked_and_taken_up_again_under_its_id(server, lor
     settled(server, lora, "RUNNING")
     said = lora.works("sync", MLFLOW_TRACKING_URI=server)
     assert "KILLED" not in said, "it is at work"
-    for process in (*helpers(stage.process.pid), stage.process.pid):
-        os.kill(process, signal.SIGKILL)
+    for one in (*helpers(stage.process.pid), stage.process.pid):
+        os.kill(one, signal.SIGKILL)
     assert stage.wait() == -9
     settled(server, lora, "RUNNING")
     said = lora.works("sync", MLFLOW_TRACKING_URI=server)
@@ -281,7 +287,13 @@ def broken() -> None:
     """Let a training find a loss that is no number."""
     from stepladder import learner
 
-    learner.torch.isfinite = lambda loss: loss.new_zeros((), dtype=learner.torch.bool)
+    real = learner.Learner.on_before_optimizer_step
+
+    def lost(self, optimizer):
+        self.step = (self.step[0] * math.nan, self.step[1])
+        real(self, optimizer)
+
+    learner.Learner.on_before_optimizer_step = lost
 
 
 @pytest.mark.fault("D1")
@@ -319,12 +331,12 @@ def plainly(uri: str, ready: str, made: str) -> None:
 def test_lightnings_own_logger_under_the_same_fault_stops_the_training_and_loses_values(server, proxy, tmp_path):
     """The negative control."""
     ready, made = tmp_path / "ready", tmp_path / "made"
-    process = _warm().Process(target=plainly, args=(proxy.uri, str(ready), str(made)))
-    process.start()
-    Stage(process, tmp_path / "said").until(ready.exists)
+    logging = process(plainly, proxy.uri, str(ready), str(made))
+    logging.start()
+    Stage(logging, tmp_path / "said").until(ready.exists)
     proxy.fail("half_open")
     ready.unlink()
-    process.join(120)
+    logging.join(120)
     found = json.loads(made.read_text())
     assert found["took"] > exporter.TIMEOUT_S and "timed out" in found["fault"]
     proxy.fail(None)
