@@ -20,19 +20,19 @@ run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
 test: $(READY)
-	pytest -m "not story and not finished"
+	pytest -m "not story and not finished and not fault"
 
 proof: $(READY)
 	pytest -m finished
 
 story: $(READY)
-	pytest -m "story and not long"
+	pytest -m "story and not long and not fault"
 
 stories: $(READY)
 	pytest -m story
 
 faults: $(READY)
-	OMP_NUM_THREADS=1 pytest -m "fault and not finished" --scoreboard docs/scoreboard.json
+	pytest -m "fault and not long" --scoreboard docs/scoreboard.json
 
 soak: $(READY)
 	OMP_NUM_THREADS=1 python -m tests.faults.soak

@@ -35,7 +35,7 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
     device = trainer.strategy.root_device
     learner.model.to(device)
     batch = trainer.strategy.batch_to_device(collate(order[len(order) // 2]), device)
-    held, free = _held(device), available(device)
+    free = available(device)
     trained = [weight for weight in learner.parameters() if weight.requires_grad]
     moved = _moved_bytes(learner.settings.optimizer, trained)
     _require(moved, free, "the gradients and the optimizer", microbatches.ADVICE)
@@ -46,7 +46,8 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
     settings = learner.settings
     epochs = learner.total_steps / len(sampler) if settings.max_steps < 0 else 1
     seconds = whole * learner.total_steps + forward * sum(val) / middle * epochs * settings.checks_per_epoch
-    size = held + moved + saved / learner.parts
+    weights = sum(weight.numel() * weight.element_size() for weight in trained)  # the best of them come back in the end
+    size = _peak(device) + (1 - middle / largest) * saved / learner.parts + weights
     return told(rows=len(train), tokens=sum(train), steps=learner.total_steps, seconds=seconds, size_bytes=size)
 
 
@@ -100,9 +101,11 @@ def _within_memory(learner, batch: dict, measure: Callable):
     return found
 
 
-def _held(device: torch.device) -> int:
-    """Return the bytes that are taken already."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+def _peak(device: torch.device) -> int:
+    """Return the most bytes that were taken so far: by the steps that were tried, as by any other."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
 
 
 def _moved_bytes(section: dict, weights: list[torch.nn.Parameter]) -> int:

@@ -215,7 +215,8 @@ def test_out_of_memory_with_one_row_ends_with_5_and_advice(tiny, tmp_path, monke
         return plain(model, batch)
 
     monkeypatch.setattr(run.objective, "loss", loss)
-    with pytest.raises(MachineError, match=r"one row at a time \(injected\); lower trainer.max_length, .*gradient_check") as error:
+    advice = r"one row at a time \(injected\); lower trainer.max_length, .*gradient_checkpointing"
+    with pytest.raises(MachineError, match=advice) as error:
         run.fit()
     assert error.value.code == 5
 
