@@ -1,6 +1,6 @@
 # make run     install what is missing, then the whole pipeline and its verdict
 # make proof   after make run: recompute its table, ask its saved and registered models again, by others' libraries
-# make test    install what is missing, then all unit and slow tests (no network)
+# make test    install what is missing, then all unit and slow tests but those that inject faults (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
 # make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
