@@ -115,6 +115,7 @@ def test_a_finished_training_that_dvc_did_not_note_is_not_repeated(project):
 @pytest.mark.fault("H1")
 def test_of_two_dvc_repro_at_once_the_second_names_the_first_and_touches_nothing(baselines, tmp_path):
     made = baselines.copy(tmp_path / "repository")
+    made.params(set={"split": {"name": "stratified"}, "gate": {"num_resamples": 200}})
     first = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=made.path, env=surroundings())
     assert waited(lambda: workers(made))
     second = made.run("dvc", "repro")
