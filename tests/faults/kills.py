@@ -78,8 +78,8 @@ class Target:
         assert code in CODES[number] | {0}, f"ended with {code}\n{stage.said}"
         assert "Traceback" not in stage.said, stage.said
         for name, found in self.made.hashes(*self.before).items():
-            files = {file: value for file, value in found.items() if not file.startswith(".")}  # .part-: in the making
-            assert not files or files == self.before[name], f"{name} is half made"
+            files = _visible(found)
+            assert not files or files == _visible(self.before[name]), f"{name} is half made"
         return time.monotonic() - sent
 
     def again(self) -> None:
@@ -90,6 +90,11 @@ class Target:
             with sqlite3.connect(self.made.path / "mlflow.db") as registry:
                 counts = [registry.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in REGISTRY]
             assert (counts[1], counts[3]) == (1, 1), "one version, one alias"
+
+
+def _visible(files: dict[str, str]) -> dict[str, str]:
+    """Return the files without those of work in the making and of locks."""
+    return {name: value for name, value in files.items() if not name.startswith(".")}
 
 
 def target(made: Workshop, stage: str, of: str) -> Target:
