@@ -40,7 +40,7 @@ for name, folder in jobs.items():
                 for label in said["labels"]:
                     answer = tokenizer(" " + prompt["words"][label], return_tensors="pt")["input_ids"]
                     whole = torch.cat([asked, answer], 1)
-                    steps = model(whole).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1]
+                    steps = model(whole).logits.log_softmax(-1)[0, -answer.shape[1] - 1 : -1]
                     scores.append(steps.gather(1, answer[0][:, None]).sum())
                 logits = torch.stack(scores)
             elif said["form"] == "pooled":

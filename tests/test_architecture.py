@@ -19,8 +19,9 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
     "answering training learner checkpoints forecast features",
-    "models methods objectives generation pooled vocabulary batches settings progress conversions serving signatures",
-    "attention dropout float32 microbatches",
+    "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
+    " signatures",
+    "attention bottleneck dropout float32 microbatches virtual",
     "leaderboard work splits prompts assets fingerprints dialects report tokens",
     "records predictions statistics metrics sources verdict archives leftovers runs schema store integrity speech",
     "disk numerics",

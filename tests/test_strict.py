@@ -20,6 +20,7 @@ BASE = {
     "candidates": {"majority": {"level": "baseline", "model": "majority"}},
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
+HEADED = LORA | {"model": "smollm2", "objective": "supervised", "prompt": "none"}
 PROMPT = {"level": "prompt", "model": "smollm2"}
 RAW = {"task": "language_modeling", "objective": "none", "prompt": "none"}
 SCRATCH = {"level": "pretrain", "model": "tiny_llama", "corpus": "plain_english"}
@@ -123,6 +124,25 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         (LORA | {"set": {"split": {"val": 0.2}}}, "set.split.val", "same for all"),
         (LORA | {"prompt": "zero_shot"}, "prompt", "an encoder wants"),
         (LORA | {"corpus": "plain_english"}, "corpus", "never reads corpus"),
+        (LORA | {"model": "distil_minilm", "method": "prefix"}, "method", "DistilBERT has no place for a prefix"),
+        (HEADED | {"method": "p_tuning"}, "method", "a learnt prompt has none of; take prefix"),
+        (HEADED | {"method": "prompt_tuning"}, "method", "or objective: response"),
+        (
+            LORA | {"method": "prefix", "set": {"trainer": {"gradient_checkpointing": True}}},
+            "set.trainer.gradient_checkpointing",
+            "a prefix keeps none",
+        ),
+        (
+            LORA | {"model": "smollm2", "method": "prefix", "set": {"trainer": {"packing": "documents"}}},
+            "set.trainer.packing",
+            "take joined",
+        ),
+        (LORA | {"method": "ia3", "optimizer": "adamw_lora_plus"}, "optimizer", "LoRA alone has a B"),
+        (
+            LORA | {"method": "houlsby", "set": {"method": {"places": "holsby"}}},
+            "set.method.places",
+            "houlsby or pfeiffer",
+        ),
         (LORA | {"data": "presidents"}, "data", "neither data nor in datasets"),
         (
             LORA | {"sweep": "lora", "set": {"optimizer": {"learning_rate": 0.1}}},

@@ -37,7 +37,7 @@ class Run:
         self.settings = plan(**changes.pop("settings", {}))
         self.model, self.objective = opened(tiny, form)
         if method:
-            self.model = methods.apply(self.model, method, seed=self.settings.seed)
+            self.model = methods.apply(self.model, method, seed=self.settings.seed, base=changes.get("base"))
         self.before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         train, val = changes.get("train", sentences(24)), changes.get("val", sentences(16, seed=1))
         self.parts = [Examples(part, self.objective.encode(part, train=part is train)) for part in (train, val)]

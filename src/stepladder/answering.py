@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import peft
 import polars as pl
 
 from stepladder import methods, models, objectives, pooled, store, training
@@ -20,6 +19,7 @@ from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
+ADAPTER = "adapter"  # folder of what an exported model could not merge
 KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
 
 
@@ -46,34 +46,36 @@ class Answerer:
     def save(self, folder: Path, facts: dict) -> None:
         """Write weights that are not the base's, the tokenizer and the description with `facts` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        adapter = isinstance(self.model, peft.PeftModel)
+        adapter = methods.adapted(self.model)
         if adapter:
-            config = self.model.peft_config["default"]
-            config.base_model_name_or_path = self.description["base"]
-            for name, value in vars(config).items():
-                setattr(config, name, sorted(value) if isinstance(value, set) else value)  # sets have no order to save
-        if adapter or self.description["form"] == "pooled" or self.description["base"] is None:
+            methods.save(self.model, folder, base=self.description["base"])
+        elif self.description["form"] == "pooled" or self.description["base"] is None:
             with models.quiet():
                 self.model.save_pretrained(folder)
-            (folder / "README.md").unlink(missing_ok=True)  # peft's empty form, whose tags come in any order
         if self.description["base"] is None or adapter:
             models.save_tokenizer(self.tokenizer, folder)
         _write(folder, {**self.description, "adapter": adapter, **facts})
 
     def merged(self) -> "Answerer":
-        """Return this answerer with its adapter, where it has one, added to the weights it stands beside."""
-        if isinstance(self.model, peft.PeftModel):
-            with models.quiet():
-                self.model = self.model.merge_and_unload().eval()
+        """Return this answerer with its adapter, where it has one that can be, multiplied into its base."""
+        self.model = methods.merged(self.model)
         return self
 
     def export(self, folder: Path) -> None:
-        """Write a folder that needs no other: adapters merged into their base, a frozen backbone beside its head."""
+        """Write a folder that needs no other: adapters merged into their base, a frozen backbone beside its head.
+
+        What cannot be merged, virtual tokens and bottlenecks, lies in `adapter` beside its base.
+        """
         model = self.merged().model
         with models.quiet():
             if self.description["form"] == "pooled":
                 model.base_model.save_pretrained(folder)
-            model.save_pretrained(folder)
+            if methods.adapted(model):
+                methods.save(model, folder / ADAPTER, base=None)
+                base, weights = methods.base_weights(model)
+                base.save_pretrained(folder, state_dict=weights)
+            else:
+                model.save_pretrained(folder)
         models.save_tokenizer(self.tokenizer, folder)
         _write(folder, {**self.description, "base": None, "adapter": False})
         store.seal(folder)
@@ -151,8 +153,8 @@ def load(folder: Path) -> Answerer:
     model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision)
     if saved["form"] == "pooled":
         model.load_head(folder)
-    elif saved["adapter"]:
-        model = methods.attach(model, folder)
+    elif saved["adapter"] or (folder / ADAPTER).is_dir():
+        model = methods.attach(model, folder if saved["adapter"] else folder / ADAPTER)
     return Answerer(model, models.tokenizer(base), {key: saved[key] for key in KEYS})
 
 

@@ -112,7 +112,7 @@ def _moved_bytes(section: dict, weights: list[torch.nn.Parameter]) -> int:
     """Return the bytes of the gradients and of the optimizer's state, whose tensors are as large as the weights."""
     probe = torch.nn.Parameter(torch.zeros(2, 2))
     probe.grad = torch.zeros(2, 2)
-    small = build(section, [probe])
+    small = build(section, torch.nn.ParameterList([probe]))
     small.step()
     states = [value for value in small.state[probe].values() if torch.is_tensor(value) and value.shape == probe.shape]
     return sum(weight.numel() * weight.element_size() for weight in weights) * (1 + len(states))
@@ -137,7 +137,7 @@ def _require(needed: float, free: int, what: str, advice: str) -> None:
 
 def _seconds(learner, batch: dict, parts: int) -> tuple[float, float]:
     """Return the seconds of a batch forwards, and of its whole step."""
-    optimizer = build(learner.settings.optimizer | {"learning_rate": 0.0}, learner.parameters())  # moves nothing
+    optimizer = build(learner.settings.optimizer | {"learning_rate": 0.0}, learner.model)  # moves nothing
     forward, whole = [], []
     while len(whole) < 3 and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
         started = time.perf_counter()

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepladder import virtual
+
 MIN_PREFIX = 32  # tokens; below this, copying keys and values costs what it saves
 
 
@@ -30,10 +32,13 @@ def logits(model, input_ids: Tensor, attention_mask: Tensor, *, keep: int, cache
 
     With a `cache`, `attention_mask` covers the cached tokens too and `input_ids` only what follows them.
     """
-    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
+    if virtual.count(model):
+        model, inputs = model.get_base_model(), virtual.before(model, input_ids, attention_mask)
+    width = inputs.get("inputs_embeds", input_ids).shape[1]
+    positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -width:]
     options = {"position_ids": positions, "logits_to_keep": keep, "use_cache": cache is not None}
-    output = model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, **options)
-    return output.logits.float()
+    return model(**inputs, **options).logits.float()
 
 
 def common_prefix(prompts: list[list[int]]) -> list[int]:
@@ -48,7 +53,7 @@ class Prefix:
     """Keys and values of a shared prompt prefix, computed once; empty when the prompts share too little."""
 
     def __init__(self, model, prompts: list[list[int]]):
-        shared = common_prefix(prompts) if len(prompts) > 1 else []
+        shared = common_prefix(prompts) if len(prompts) > 1 and not virtual.count(model) else []
         self.tokens = shared if len(shared) >= MIN_PREFIX else []
         self._cache = None
         if self.tokens:
@@ -104,6 +109,10 @@ def generate(model, tokenizer, batch: dict[str, Tensor], *, one_line: bool, **de
     """
     plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     end = {"stop_strings": ["\n"], "tokenizer": tokenizer} if one_line else {}
-    output = model.generate(**batch, **decoding, **plain, **end, pad_token_id=tokenizer.pad_token_id)
-    texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    options = {**decoding, **plain, **end, "pad_token_id": tokenizer.pad_token_id}
+    if virtual.count(model):
+        written = virtual.generate(model, **batch, **options)
+    else:
+        written = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [text.strip().split("\n")[0].strip() if one_line else text.strip() for text in texts]

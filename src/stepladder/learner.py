@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import lightning
 import polars as pl
@@ -10,7 +10,7 @@ import torch
 import transformers
 from lightning.pytorch.callbacks import Callback
 
-from stepladder import attention, dropout, metrics, microbatches
+from stepladder import adapters, attention, dropout, methods, metrics, microbatches
 from stepladder.errors import DataError, NumericsError
 from stepladder.numerics import Watch
 from stepladder.settings import Settings
@@ -35,9 +35,13 @@ class Learner(lightning.LightningModule):
         self.parts, self.answer_parts = settings.accumulate, 1  # that a batch is computed in
         self.watch = Watch(not_finite=settings.not_finite, divergence=settings.divergence)
         self.step = None  # loss and rows of the batch that a step is about to be taken for
+        self.trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        adapters.begin(model, total_steps)
 
     def on_train_epoch_start(self):
         self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
+        if self.settings.layers_per_epoch:
+            methods.thaw(self.model, layers_per_epoch=self.settings.layers_per_epoch, epoch=self.current_epoch)
 
     def training_step(self, batch, _index):
         loss, self.parts = microbatches.within_memory(
@@ -45,6 +49,8 @@ class Learner(lightning.LightningModule):
             parts=self.parts,
             rows=len(batch["row"]),
         )
+        if (penalty := adapters.penalty(self.model)) is not None:
+            loss = loss + penalty
         self.step = loss.detach(), batch["row"].tolist()
         self.examples_seen += len(batch["row"])
         self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
@@ -64,6 +70,10 @@ class Learner(lightning.LightningModule):
         if not self.watch.passes(loss, norm, place):
             for weight in weights:
                 weight.grad = None  # which leaves the weight and its moments as they are
+
+    def optimizer_step(self, *given):
+        super().optimizer_step(*given)
+        adapters.stepped(self.model, self.global_step)  # a checkpoint of this step is written later
 
     def validation_step(self, batch, _index):
         unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
@@ -105,7 +115,7 @@ class Learner(lightning.LightningModule):
         return rows
 
     def configure_optimizers(self):
-        optimizer = build(self.settings.optimizer, self.parameters())
+        optimizer = build(self.settings.optimizer, self.model)
         warmup = round(self.settings.scheduler["warmup_share"] * self.total_steps)
         schedule = transformers.get_scheduler(
             self.settings.scheduler["name"], optimizer, num_warmup_steps=warmup, num_training_steps=self.total_steps
@@ -113,7 +123,7 @@ class Learner(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint):
-        trained = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        trained = {name: weight for name, weight in self.named_parameters() if name in self.trained}
         for name, weight in trained.items():
             if not weight.isfinite().all():
                 lost = f"after training step {self.global_step}: weight {name} is not finite, and is not kept"
@@ -122,20 +132,24 @@ class Learner(lightning.LightningModule):
         checkpoint["progress"] = {name: getattr(self, name) for name in PROGRESS}
         checkpoint["watch"] = self.watch.state_dict()
         checkpoint["answers"] = _packed(self.best_predictions)
+        checkpoint["adapter"] = adapters.state_dict(self.model)
 
     def on_load_checkpoint(self, checkpoint):
         for name in PROGRESS:
             setattr(self, name, checkpoint["progress"][name])
         self.watch.load_state_dict(checkpoint["watch"])
         self.best_predictions = _unpacked(checkpoint["answers"])
+        adapters.load_state_dict(self.model, checkpoint["adapter"])
 
 
-def build(section: dict, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of the section over those of the weights that are trained."""
+def build(section: dict, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of the section over those of the model's weights that are trained."""
     options = dict(section)
     kind = getattr(torch.optim, options.pop("_target_").removeprefix("torch.optim."))
     options["lr"] = options.pop("learning_rate")
-    trained = [weight for weight in weights if weight.requires_grad]
+    if "loraplus_lr_ratio" in options:
+        return adapters.two_rates(model, kind, options)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     decay = options.pop("weight_decay", 0.0)
     groups = [  # no decay on biases and norms (Loshchilov & Hutter 2019 as in transformers' Trainer)
         {"params": [w for w in trained if w.ndim > 1], "weight_decay": decay},

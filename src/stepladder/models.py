@@ -178,13 +178,15 @@ def opening(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what transformers says, its progress bars, and peft's use of names that it is about to drop."""
+    """Silence what transformers says, its progress bars, and peft's use of old names and of extensions it may miss."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            for said in ("Failed to load the CUDA extension", "Setting boft_n_butterfly_factor to 1"):  # on a CPU
+                warnings.filterwarnings("ignore", said, UserWarning)
             yield
     finally:
         logging.set_verbosity(level)

@@ -40,7 +40,7 @@ def of_candidate(found: dict) -> list[Problem]:
     """
     monitor = (found["trainer"] or {}).get("monitor", "loss")
     watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
-    between = _broken([*_answers(found), *_phases(found)])
+    between = _broken([*_answers(found), *_phases(found), *_methods(found)])
     return _uses(found) or _model(found) or [*between, *_prompt(found), *_sweep(found), *watched]
 
 
@@ -138,6 +138,27 @@ def _phases(found: dict) -> list[tuple]:
         (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),
         (trainable and not trains, "trainer", f"level {level} trains nothing; it wants trainer: inference"),
         ((prompt["name"] == "few_shot") != (prompt["num_shots"] > 0), "prompt.num_shots", shots),
+    ]
+
+
+def _methods(found: dict) -> list[tuple]:
+    """Virtual tokens want a model that sees them, and a head that finds its text behind them."""
+    method, trainer, model = found["method"] or {}, found["trainer"] or {}, found["model"]
+    target = method.get("_target_", "").removeprefix("peft.")
+    prefix, prompt = target == "PrefixTuningConfig", target in ("PromptTuningConfig", "PromptEncoderConfig")
+    headed = model["kind"] == "decoder" and (found["objective"] or {}).get("name") == "supervised"
+    rates = "loraplus_lr_ratio" in (found["optimizer"] or {})
+    ids = "the head of a decoder finds its token by the text's ids, which a learnt prompt has none of; take prefix"
+    return [
+        (prefix and model.get("conversion") == "distilbert", "method", "DistilBERT has no place for a prefix"),
+        (prompt and headed, "method", f"{ids}, or objective: response"),
+        (prefix and trainer.get("gradient_checkpointing"), "trainer.gradient_checkpointing", "a prefix keeps none"),
+        (
+            (prefix or prompt) and trainer.get("packing") == "documents",
+            "trainer.packing",
+            "documents of one row would share the learnt tokens before it; take joined",
+        ),
+        (rates and target != "LoraConfig", "optimizer.loraplus_lr_ratio", "LoRA alone has a B; take method: lora_plus"),
     ]
 
 

@@ -126,7 +126,8 @@ def _shapes(rule) -> list[dict]:
         return [shape for each in rule for shape in _shapes(each)]
     if rule.startswith("target "):
         named = {name: keys for name, keys in targets().items() if name.startswith(rule.split()[1])}
-        return [{"_target_": f"={name}"} | _narrowed(keys) for name, keys in named.items()]
+        extra = table()["extra"]
+        return [{"_target_": f"={name}"} | _narrowed(keys | extra.get(name, {})) for name, keys in named.items()]
     return [shape for word in _words(rule) if word.startswith("<") for shape in _shapes(table()["parts"][word[1:-1]])]
 
 

@@ -25,6 +25,7 @@ class Settings:
     compile: bool = False
     attention: str = "auto"
     packing: str = "joined"
+    layers_per_epoch: int | None = None  # that method gradual lets learn
     max_steps: int = -1
     seed: int = 0
     log_every_s: float = 10.0
@@ -59,7 +60,8 @@ def of(sections: dict) -> Settings:
     """Return the settings of composed sections, with the precision that this device takes."""
     chosen = {**sections["trainer"], "precision": resolve(sections["trainer"]["precision"])}
     parts = {key: sections[key] for key in ("optimizer", "scheduler", "seed")}
-    return Settings(**chosen, **parts, **speed(sections["runtime"]))
+    gradual = (sections["method"] or {}).get("layers_per_epoch")
+    return Settings(**chosen, **parts, **speed(sections["runtime"]), layers_per_epoch=gradual)
 
 
 def speed(runtime: dict) -> dict:

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from stepladder import checkpoints, float32, forecast, interruption, metrics, progress, store
+from stepladder import adapters, checkpoints, float32, forecast, interruption, metrics, progress, store
 from stepladder.batches import Batches
 from stepladder.errors import ConfigError, MachineError, unknown
 from stepladder.learner import Embedder, Learner, Log, Recorder
@@ -86,6 +86,7 @@ def fit(
         _run(lambda: trainer.fit(learner, *loaders, ckpt_path=last))
     saved = checkpoints.read(best.best_model_path)
     learner.load_state_dict(saved["state_dict"], strict=False)
+    adapters.load_state_dict(model, saved["adapter"])
     model.eval()
     assert learner.best_step == saved["global_step"], "the checkpoint is not of the validation that is reported"
     facts = {

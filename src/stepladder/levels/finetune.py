@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, features, methods, models, settings, store, training
+from stepladder import answering, features, methods, models, settings, store, training, virtual
 
 
 class Level(answering.LanguageLevel):
@@ -37,9 +37,10 @@ class Level(answering.LanguageLevel):
         labels, objective = answering.labels(task, train), answering.objective(sections)
         heads = "pooled" if method == methods.FROZEN else "classifier"
         form = heads if objective == "supervised" else "causal"
-        model = methods.apply(answering.open_model(form, self.base, labels, seed=seed), method, seed=seed)
+        opened = answering.open_model(form, self.base, labels, seed=seed)
+        model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, settings.resolve(sections["trainer"]["precision"]))
-        whole, tokenizer = form != "pooled" and method == methods.FULL, models.tokenizer(self.base)
+        whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)
         description = answering.describe(
             form,
             task=task["name"],
@@ -48,7 +49,7 @@ class Level(answering.LanguageLevel):
             prompt=answering.prompt(task, sections["prompt"], labels) if objective == "response" else None,
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],
-            longest=models.longest(model, tokenizer),
+            longest=models.longest(model, tokenizer) - virtual.count(model),
             base=None if whole else store.shown(self.base),
         )
         return answering.Answerer(model, tokenizer, description, runtime=sections["runtime"])
