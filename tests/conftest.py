@@ -72,7 +72,7 @@ def reviews() -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the random models bert, distilbert and llama of two layers, and their tokenizers."""
+    """A folder with the random models bert, distilbert, llama and t5 of two layers, and their tokenizers."""
     import torch
     from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
@@ -97,7 +97,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words.save_pretrained(folder / name)
     llama.save_pretrained(folder / "llama")
     pieces.save_pretrained(folder / "llama")
+    _t5(pieces).save_pretrained(folder / "t5")
+    pieces.save_pretrained(folder / "t5")
     return folder
+
+
+def _t5(pieces):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    ends = {"pad_token_id": pieces.pad_token_id, "eos_token_id": pieces.eos_token_id}
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=len(pieces), decoder_start_token_id=pieces.pad_token_id, **shape, **ends)
+    )
+    for weight in model.parameters():
+        weight.data *= 1 if weight.ndim == 1 else 2
+    return model
 
 
 def _word_pieces():

@@ -12,7 +12,9 @@ import sys
 sys.modules["stepladder"] = None  # opened without it
 import json, torch
 from pathlib import Path
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer,
+)
 from safetensors.torch import load_file
 texts, jobs, found = *json.loads(sys.argv[1]), {}
 for name, folder in jobs.items():
@@ -23,6 +25,7 @@ for name, folder in jobs.items():
     if said["form"] == "classifier":
         options["num_labels"] = len(said["labels"])
     kinds = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
+    kinds["seq2seq"] = AutoModelForSeq2SeqLM
     model = kinds[said["form"]].from_pretrained(base, **options)
     tokenizer = AutoTokenizer.from_pretrained(base)
     if said["adapter"]:
@@ -33,12 +36,16 @@ for name, folder in jobs.items():
     rows = []
     with torch.no_grad():
         for text in texts:
-            if said["form"] == "causal":
+            if said["form"] in ("causal", "seq2seq"):
                 prompt = said["prompt"]
                 asked = tokenizer(prompt["template"].format(input=text, **prompt), return_tensors="pt")["input_ids"]
                 scores = []
                 for label in said["labels"]:
                     answer = tokenizer(" " + prompt["words"][label], return_tensors="pt")["input_ids"]
+                    if said["form"] == "seq2seq":
+                        steps = model(asked, labels=answer).logits.log_softmax(-1)[0]
+                        scores.append(steps.gather(1, answer[0][:, None]).sum())
+                        continue
                     whole = torch.cat([asked, answer], 1)
                     steps = model(whole).logits.log_softmax(-1)[0, -answer.shape[1] - 1 : -1]
                     scores.append(steps.gather(1, answer[0][:, None]).sum())

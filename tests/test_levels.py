@@ -21,6 +21,7 @@ PRETRAIN = {
         "max_tokens": 4096, "batch_size": 4, "learning_rate": 3e-3, "warmup_share": 0.1, "weight_decay": 0.1,
     }},
 }  # fmt: skip
+TWO = {"model": {"kind": "encoder_decoder"}}
 CASES = {
     "majority": ("baseline", "majority", "classification", {}),
     "majority writes": ("baseline", "majority", "generation", {}),
@@ -40,6 +41,15 @@ CASES = {
     "decoder head": ("finetune", "llama", "classification", HEAD),
     "decoder head lora": ("finetune", "llama", "classification", {**HEAD, "method": LORA}),
     "decoder head frozen": ("finetune", "llama", "classification", {**HEAD, "method": {"name": "frozen"}}),
+    "halves full": ("finetune", "t5", "classification", TWO),
+    "halves lora": ("finetune", "t5", "classification", {**TWO, "method": LORA}),
+    "halves write": ("finetune", "t5", "generation", TWO),
+    "halves prompted": (
+        "prompt",
+        "t5",
+        "classification",
+        {**TWO, "prompt": {"num_shots": 1}, "trainer": {"max_length": 256}},
+    ),
     "full writes": ("finetune", "llama", "generation", {}),
     "lora writes by chrf": ("finetune", "llama", "generation", {"method": LORA, "trainer": {"monitor": "chrf"}}),
     "full models": ("finetune", "llama", "language_modeling", {}),
@@ -150,7 +160,7 @@ def adapted(base) -> list:
 
 
 def head(model: str, form: str) -> int:
-    if form == "causal":
+    if form in ("causal", "seq2seq"):
         return 0
     return {"bert": 32 * 2 + 2, "llama": 32 * 2, "distilbert": 32 * 2 + 2 + 32 * 32 + 32}[model]
 

@@ -21,15 +21,21 @@ from tests.test_training import LABELS, Run
 pytestmark = pytest.mark.slow
 
 METHODS = [name for name in shipped.options("method") if name != "none"]
-MODELS = {"bert": "bert", "distilbert": "distilbert", "llama": "llama", "llama head": "llama"}  # a kind and its folder
+MODELS = {
+    "bert": "bert",
+    "distilbert": "distilbert",
+    "llama": "llama",
+    "llama head": "llama",
+    "t5": "t5",
+}  # a kind and its folder
 SMALL = {  # for models of 32 and 48 numbers a token
     "r": 4, "init_r": 4, "target_r": 2, "oft_block_size": 16, "num_virtual_tokens": 5, "encoder_hidden_size": 16,
     "reduction_factor": 4, "layers_per_epoch": 2, "last_layers": 1,
 }  # fmt: skip
 HEADS = r"classifier|score|pre_classifier"
 TRAINED = {  # names of trained tensors
-    "full": ".", "gradual": ".", "frozen": "head", "partial": rf"layers?\.1\.|{HEADS}", "bitfit": rf"bias$|{HEADS}",
-    "embeddings": rf"word_embeddings|embed_tokens|{HEADS}", "ia3": rf"ia3_l|{HEADS}", "vera": rf"vera_lambda|{HEADS}",
+    "full": ".", "gradual": ".", "frozen": "head", "partial": rf"((?<!\d\.)layers?|block)\.1\.|{HEADS}", "bitfit": rf"bias$|{HEADS}",
+    "embeddings": rf"word_embeddings|embed_tokens|shared|{HEADS}", "ia3": rf"ia3_l|{HEADS}", "vera": rf"vera_lambda|{HEADS}",
     "lora": rf"lora_[AB]|{HEADS}", "dora": rf"lora_[AB]|lora_magnitude_vector|{HEADS}",
     "adalora": rf"lora_[ABE]|{HEADS}", "oft": rf"oft_R|{HEADS}", "boft": rf"boft_[Rs]|{HEADS}",
     "prefix": rf"prompt_encoder|{HEADS}", "houlsby": rf"\.bottleneck\.|{HEADS}",
@@ -40,7 +46,9 @@ LIKE = {
 }  # fmt: skip
 REFUSED = {
     ("frozen", "llama"): None,  # refused at configure: tests/test_strict.py
+    ("frozen", "t5"): None,
     ("bitfit", "llama"): "leaves no weight of llama to train",
+    ("bitfit", "t5"): "leaves no weight of t5 to train",
     ("prefix", "distilbert"): "distilbert takes no keys and values from outside; a prefix has no place there",
     **{(name, "llama head"): "the head of llama finds its token by the text's ids, which a prompt has none of"
        for name in ("prompt_tuning", "prompt_tuning_text", "p_tuning")},
@@ -62,6 +70,7 @@ def optimizer(method: str) -> dict:
 def sections(choose, method: str, model: str) -> dict:
     head = {"objective": {"name": "supervised"}, "prompt": None} if model == "llama head" else {}
     trainer = {"max_epochs": 3, "gradient_clip": None}
+    head |= {"model": {"kind": "encoder_decoder"}} if model == "t5" else {}
     chosen = {"method": section(method), "optimizer": optimizer(method), "trainer": trainer, **head}
     return choose("finetune", MODELS[model], **chosen)
 
@@ -123,7 +132,7 @@ def test_as_many_parameters_are_trained_as_the_file_of_the_method_says(method, m
     _, _, _, facts = made(method, model)
     text = (compose.CONF / "method" / f"{method}.yaml").read_text()
     formula = re.search(r"^# Trained: (.+)$", text, re.MULTILINE)[1]
-    known = sizes(tiny / MODELS[model], method, head=model != "llama")
+    known = sizes(tiny / MODELS[model], method, head=model not in ("llama", "t5"))
     assert facts["num_trained_parameters"] == eval(formula, {**section(method), **known}), formula
 
 
@@ -138,26 +147,29 @@ def sizes(base: Path, method: str, *, head: bool) -> dict:
         model = AutoModel.from_pretrained(base)
     kind, width, labels = model.config.model_type, model.config.hidden_size, len(LABELS)
     linear = {name: m.weight.shape[::-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    stack = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+    names = {"bert": ["encoder.layer"], "distilbert": ["transformer.layer"], "llama": ["layers"]}
+    stacks = [model.get_submodule(name) for name in names.get(kind, ["encoder.block", "decoder.block"])]
+    sizes = [[sum(w.numel() for w in layer.parameters()) for layer in stack] for stack in stacks]
     heads = {"bert": width * labels + labels, "distilbert": width * (width + 1) + width * labels + labels}
-    heads |= {"llama": width * labels if head else 0}
+    heads |= {"llama": width * labels if head else 0, "t5": 0}
     scaled = {
         "bert": "(key|value|output.dense)$",
         "distilbert": "(k_lin|v_lin|lin2)$",
         "llama": "(k_proj|v_proj|down_proj)$",
+        "t5": r"\.(k|v|wo)$",
     }
-    fed = {"bert": "output.dense", "distilbert": "lin2", "llama": "down_proj"}[kind]
+    fed = {"bert": "output.dense", "distilbert": "lin2", "llama": "down_proj", "t5": "wo"}[kind]
     behind = {
-        "houlsby": "attention.output.dense|[0-9].output.dense|out_lin|lin2|o_proj|down_proj",
-        "pfeiffer": "[0-9].output.dense|lin2|down_proj",
+        "houlsby": "attention.output.dense|[0-9].output.dense|out_lin|lin2|o_proj|down_proj|Attention.o|wo",
+        "pfeiffer": "[0-9].output.dense|lin2|down_proj|wo",
     }
     return {
         "labels": labels, "width": width, "head": heads[kind], "linear": list(linear.values()),
-        "layers": [sum(w.numel() for w in layer.parameters()) for layer in stack],
+        "layers": [sum(layer) for layer in zip(*sizes, strict=True)],
         "low_biases": [w.numel() for name, w in model.named_parameters() if name.endswith("bias")],
         "words": model.get_input_embeddings().weight.numel(),
         "scaled": [(*shape, fed in name) for name, shape in linear.items() if re.search(scaled[kind], name)],
-        "keys": [width] * len(stack),
+        "keys": [width] * len(stacks[0]),
         "places": [name for name in linear if re.search(behind.get(method, "^$"), name)],
         "everything": sum(w.numel() for w in model.parameters()) + heads[kind],
         "encoder": lambda width, inner: width * inner + inner + inner * inner + inner + inner * width + width,

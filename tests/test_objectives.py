@@ -41,7 +41,10 @@ def made(name: str, tiny, *, task: str, model: str = "llama", **options):
     """Return model and objective."""
     from stepladder import models
 
+    model = "t5" if name == "seq2seq" else model
     tokenizer = models.tokenizer(tiny / model)
+    if name == "seq2seq":
+        return models.seq2seq(tiny / model), build(name, tokenizer, task=task, **options)
     if name == "supervised":
         return models.classifier(tiny / model, LABELS, seed=3), build(name, tokenizer, task=task, **options)
     return models.causal(tiny / model), build(name, tokenizer, task=task, **options)
@@ -277,3 +280,26 @@ def test_packed_documents_have_the_loss_of_each_of_them_alone(tiny):
     assert losses["documents"] == pytest.approx(nats / count, abs=1e-5)
     assert losses["documents", "in parts"] == pytest.approx(nats / count, abs=1e-5)
     assert abs(losses["joined"] - nats / count) > 1e-3
+
+
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_the_seq2seq_loss_and_scores_are_those_of_transformers(task, tiny, reviews):
+    import torch
+
+    model, objective = made("seq2seq", tiny, task=task, bad="dull and flat", good="fine")
+    tokenizer, records = objective.tokenizer, reviews.head(6)
+    batch = objective.collate(objective.encode(records, train=True))
+    words = {"bad": " dull and flat", "good": " fine"}
+    ends = [] if task == "classification" else [tokenizer.eos_token_id]
+    losses, scores = [], []
+    with torch.no_grad():
+        for text, target in records.select("input", "target").iter_rows():
+            asked = tokenizer(f"Text: {text}\nLabel:", return_tensors="pt")
+            answer = torch.tensor([tokenizer(words[target])["input_ids"] + ends])
+            losses += [model(**asked, labels=answer).loss * answer.numel()]
+            answers = [torch.tensor([tokenizer(word)["input_ids"]]) for word in words.values()]
+            scores += [[-(model(**asked, labels=each).loss * each.numel()).item() for each in answers]]
+        wanted = sum(losses) / objective.count(batch)
+        assert objective.loss(model, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+        if task == "classification":
+            assert objective._scores(model, batch).tolist() == [pytest.approx(row, abs=1e-4) for row in scores]

@@ -18,8 +18,14 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),  # MLflow 3.17 and SQLAlchemy 2.1
     pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning"),  # of a class inside MLflow
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # within peft
 ]
 MODEL = "stepladder_films"
+PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 3}
+PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"}
+LAYERS = {"name": "bottleneck", "places": "houlsby", "reduction_factor": 4, "function": "gelu"}
+TWO = {"model": {"kind": "encoder_decoder"}}
+BEAMS = {"max_new_tokens": 4, "num_beams": 2}
 SIZES = {"train": 24, "val": 8, "test": 12}
 CANDIDATES = {
     "lora": ("bert", "classification", {"method": LORA}),
@@ -27,6 +33,13 @@ CANDIDATES = {
     "words": ("llama", "classification", {"method": LORA}),
     "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
     "bytes": ("llama", "language_modeling", {}),
+    "prefix": ("llama", "classification", {"method": PREFIX}),
+    "prompted writer": ("llama", "generation", {"method": PROMPT, "trainer": {"max_length": 40}}),
+    "prefixed writer": ("llama", "generation", {"method": PREFIX, "decoding": BEAMS, "trainer": {"max_length": 40}}),
+    "prompted head": ("bert", "classification", {"method": PROMPT}),
+    "halves": ("t5", "classification", {**TWO, "method": PREFIX}),
+    "halves writer": ("t5", "generation", {**TWO, "method": LORA}),
+    "layers": ("bert", "classification", {"method": LAYERS}),
 }
 ASK = """
 import sys
@@ -149,10 +162,13 @@ def same(served: list[dict], name: str) -> None:
             assert {label: row[label] for label in shares} == pytest.approx(shares, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["frozen", "words", "writer"])
-def test_every_form_is_served_as_it_was_measured(name, runs, tmp_path):
-    from stepladder import answering
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if name not in ("lora", "bytes")])
+def test_every_form_is_served_as_it_was_measured(name, runs, tmp_path, monkeypatch):
+    from stepladder import answering, registry
 
+    for file in registry.CODE:
+        shutil.copy(Path(registry.__file__).with_name(file), tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     answering.load(Path("models", name)).export(tmp_path / "out")
     same(in_process(tmp_path / "out", read(name)["input"].to_list()), name)
 
@@ -168,6 +184,13 @@ def in_process(folder: Path, texts: list[str]) -> list[dict]:
     model = serving.Answers()
     model.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
     return model.predict(None, pandas.DataFrame({"input": texts})).to_dict("records")
+
+
+@pytest.mark.parametrize("name", ["prefix", "layers"])
+def test_what_cannot_be_merged_is_registered_beside_its_base_with_the_code_it_needs(name, runs):
+    register(runs, name)
+    assert versions() == {name: ["champion"]}
+    same(answers(f"models:/{MODEL}@champion", read(name)["input"].to_list()), name)
 
 
 def test_a_model_that_was_tampered_with_is_refused_and_leaves_no_version(runs):

@@ -20,6 +20,7 @@ BASE = {
     "candidates": {"majority": {"level": "baseline", "model": "majority"}},
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
+HALVES = LORA | {"model": "local_encoder_decoder", "set": {"model": {"asset": {"path": "state/t5"}}}}
 HEADED = LORA | {"model": "smollm2", "objective": "supervised", "prompt": "none"}
 PROMPT = {"level": "prompt", "model": "smollm2"}
 RAW = {"task": "language_modeling", "objective": "none", "prompt": "none"}
@@ -136,6 +137,13 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
             LORA | {"model": "smollm2", "method": "prefix", "set": {"trainer": {"packing": "documents"}}},
             "set.trainer.packing",
             "take joined",
+        ),
+        (HALVES | {"objective": "supervised", "prompt": "none"}, "objective", "answers by writing; it wants objective"),
+        (HALVES | {"method": "frozen"}, "method", "objective: supervised, prompt: none"),
+        (
+            LORA | {"model": "smollm2", "set": {"objective": {"name": "seq2seq"}}},
+            "set.objective.name",
+            "model.kind: encoder_decoder",
         ),
         (LORA | {"method": "ia3", "optimizer": "adamw_lora_plus"}, "optimizer", "LoRA alone has a B"),
         (

@@ -189,6 +189,8 @@ def _fitted(options: dict, kind: type, model: torch.nn.Module, outside: list[str
     if issubclass(kind, peft.PromptLearningConfig) and "hidden_size" not in model.config.to_dict():
         names = ("token_dim", "hidden_size"), ("num_layers", "num_hidden_layers"), ("num_attention_heads",) * 2
         options |= {ours: getattr(model.config, theirs) for ours, theirs in names}
+    if issubclass(kind, peft.PromptTuningConfig | peft.PromptEncoderConfig):
+        options["num_transformer_submodules"] = 1  # peft would make a second prompt for a decoder, and never read it
     if options.get("prompt_tuning_init") == "TEXT":
         options["tokenizer_name_or_path"] = str(base)
     return options

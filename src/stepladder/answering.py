@@ -108,8 +108,8 @@ class LanguageLevel:
 
 def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None, precision: str = "32-true"):
     """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
-    if form == "causal":
-        return models.causal(folder, dtype=dtype(precision))
+    if form in ("causal", "seq2seq"):
+        return getattr(models, form)(folder, dtype=dtype(precision))
     return (pooled if form == "pooled" else models).classifier(folder, labels, seed=seed)
 
 
@@ -163,10 +163,19 @@ def _write(folder: Path, content: dict) -> None:
 
 
 def objective(sections: dict) -> str:
-    """Return the objective's name: raw text is always language modelling, else what the sections say."""
+    """Return the objective's name: raw text is always language modelling, else what the sections say.
+
+    The response of an encoder-decoder is an objective of its own.
+    """
     if sections["task"]["name"] == "language_modeling":
         return "language_modeling"
-    return (sections["objective"] or {"name": "response"})["name"]
+    name = (sections["objective"] or {"name": "response"})["name"]
+    return "seq2seq" if name == "response" and sections["model"].get("kind") == "encoder_decoder" else name
+
+
+def writer(objective: str) -> str:
+    """Return the form of the model that answers by writing."""
+    return "seq2seq" if objective == "seq2seq" else "causal"
 
 
 def labels(task: dict, train: pl.DataFrame) -> list[str] | None:

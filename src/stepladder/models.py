@@ -12,6 +12,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaConfig,
@@ -76,9 +77,18 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrain
 
 
 def causal(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return the language model; raises IntegrityError when any of its weights is missing."""
+    """Return the decoder; raises IntegrityError when any of its weights is missing."""
+    return _language_model(AutoModelForCausalLM, folder, dtype)
+
+
+def seq2seq(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the encoder-decoder; raises IntegrityError when any of its weights is missing."""
+    return _language_model(AutoModelForSeq2SeqLM, folder, dtype)
+
+
+def _language_model(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     with opening(folder):
-        model, report = AutoModelForCausalLM.from_pretrained(folder, **STRICT | {"dtype": dtype})
+        model, report = kind.from_pretrained(folder, **STRICT | {"dtype": dtype})
     require_backbone(folder, model, report, fresh_head=False)
     return model.eval()
 

@@ -23,6 +23,7 @@ from stepladder.tracking import KEY
 
 NUM_CHECKED = 256  # test rows that are asked again
 SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
+CODE = ("bottleneck.py", "virtual.py")  # that a model served beside its adapter runs
 PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
 ASK = """
 import sys
@@ -101,13 +102,15 @@ def _log(name: str, run: str) -> str:
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
         answerer.export(Path(folder))
+        beside = (Path(folder) / answering.ADAPTER).is_dir()
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"model": folder},
             signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
             input_example=example.select("input").to_dicts()[0],
-            pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
+            code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside else None,
+            pip_requirements=[f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)],
         )
         held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", Path(folder).name)
         sent, kept = store.hashes(Path(folder)), store.hashes(held)

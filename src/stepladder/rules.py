@@ -102,12 +102,16 @@ def _answers(found: dict) -> list[tuple]:
     """
     objective, prompt = (found["objective"] or {}).get("name"), found["prompt"]
     encoder, task = found["model"]["kind"] == "encoder", found["task"]["name"]
+    both, halves = found["model"]["kind"] == "encoder_decoder", "the objective of a model of two halves follows from"
     head, asked = objective == "supervised", objective == "response" or found["level"]["name"] == "prompt"
     frozen, modeling = (found["method"] or {}).get("name") == "frozen", task == "language_modeling"
     aimless = found["optimizer"] and objective in (None, "language_modeling")
     wanted = "objective: supervised, prompt: none"
     bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
     return [
+        (both and head, "objective", "an encoder_decoder answers by writing; it wants objective: response"),
+        (objective == "seq2seq", "objective.name", f"{halves} objective: response and model.kind: encoder_decoder"),
+        (both and modeling, "task", "an encoder_decoder models no raw text here; take a decoder"),
         (encoder and not (head or modeling), "objective", f"an encoder wants {wanted}"),
         (aimless and not (encoder or modeling), "objective", f"{task} wants objective: response (labels: or {wanted})"),
         (frozen and not (head or encoder), "method", f"a frozen decoder trains its head alone; it wants {wanted}"),

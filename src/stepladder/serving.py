@@ -17,15 +17,21 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 
-CLASSES = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
+CLASSES = {
+    "classifier": AutoModelForSequenceClassification,
+    "pooled": AutoModel,
+    "causal": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 
 class Answers(mlflow.pyfunc.PythonModel):
-    """A classifier, a frozen backbone with a linear head, or a causal model that is asked for the label."""
+    """A classifier, a frozen backbone with a linear head, or a model that writes, asked for the label or a text."""
 
     def load_context(self, context):
         """Open the weights, the tokenizer and the description that came with this file."""
@@ -40,6 +46,22 @@ class Answers(mlflow.pyfunc.PythonModel):
         self.model = kind.from_pretrained(folder, local_files_only=True, dtype=dtype).eval().to(self.device)
         head = folder / "head.safetensors"
         self.head = load_file(head, device=self.device) if self.saved["form"] == "pooled" else None
+        self.before = None  # what reads virtual tokens before the text
+        if (folder / "adapter").is_dir():
+            self._adapt(folder / "adapter")
+
+    def _adapt(self, folder: Path):
+        """Add what could not be merged; bottleneck.py and virtual.py came along as code."""
+        if (folder / "bottleneck_config.json").is_file():
+            import bottleneck
+
+            self.model = bottleneck.attach(self.model, folder)[0].to(self.device)
+            return
+        import virtual
+        from peft import PeftModel
+
+        self.model = PeftModel.from_pretrained(self.model, folder).eval().to(self.device)
+        self.before = virtual if self.saved["form"] == "causal" else None
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         """Return `answer` and, for classification, one column of probability a label, in the order of the input."""
@@ -60,9 +82,10 @@ class Answers(mlflow.pyfunc.PythonModel):
         return contextlib.nullcontext()
 
     def _answers(self, texts: list[str]) -> list[dict]:
-        if self.saved["form"] == "causal" and self.saved["labels"] is None:
+        writes = self.saved["form"] in ("causal", "seq2seq")
+        if writes and self.saved["labels"] is None:
             return [{"answer": self._written(text)} for text in texts]
-        scores = self._asked(texts) if self.saved["form"] == "causal" else self._headed(texts)
+        scores = self._asked(texts) if writes else self._headed(texts)
         shares = scores.float().softmax(-1).tolist()  # (rows, labels)
         labels = self.saved["labels"]
         return [{"answer": labels[row.index(max(row))], **dict(zip(labels, row, strict=True))} for row in shares]
@@ -82,14 +105,27 @@ class Answers(mlflow.pyfunc.PythonModel):
         labels = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
         prompts = [self._prompt(text, max(map(len, labels))) for text in texts]
         for words in labels:
+            if self.saved["form"] == "seq2seq":
+                columns.append(self._decoded(prompts, words))
+                continue
             rows = {"input_ids": [ids + words[:-1] for ids in prompts]}
             batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.device)
-            positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            model, read = self.model, dict(batch)
+            if self.before:
+                model, read = model.get_base_model(), self.before.before(model, **batch)
+            width = read.get("inputs_embeds", batch["input_ids"]).shape[1]
+            positions = (read["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -width:]
             keep = {"position_ids": positions, "logits_to_keep": len(words), "use_cache": False}
-            steps = self.model(**batch, **keep).logits.float().log_softmax(-1)  # (rows, words, vocabulary)
+            steps = model(**read, **keep).logits.float().log_softmax(-1)  # (rows, words, vocabulary)
             wanted = torch.tensor(words, device=self.device).expand(len(prompts), -1)[..., None]
             columns.append(steps.gather(-1, wanted).sum((1, 2)))
         return torch.stack(columns, dim=1)
+
+    def _decoded(self, prompts: list[list[int]], words: list[int]) -> torch.Tensor:
+        batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.device)
+        wanted = torch.tensor(words, device=self.device).expand(len(prompts), -1)
+        steps = self.model(**batch, labels=wanted, use_cache=False).logits.float().log_softmax(-1)
+        return steps.gather(-1, wanted[..., None]).sum((1, 2))
 
     def _written(self, text: str) -> str:
         ids = {"input_ids": [self._prompt(text, self.saved["decoding"]["max_new_tokens"])]}
@@ -99,13 +135,18 @@ class Answers(mlflow.pyfunc.PythonModel):
         end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer} if one_line else {}
         plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         plain["pad_token_id"] = self.tokenizer.pad_token_id
-        output = self.model.generate(**batch, **decoding, **end, **plain)
-        said = self.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        options = {**decoding, **end, **plain}
+        if self.before:
+            written = self.before.generate(self.model, **batch, **options)[0]
+        else:
+            begin = 1 if self.saved["form"] == "seq2seq" else batch["input_ids"].shape[1]
+            written = self.model.generate(**batch, **options)[0, begin:]
+        said = self.tokenizer.decode(written, skip_special_tokens=True).strip()
         return said.split("\n")[0].strip() if one_line else said
 
     def _prompt(self, text: str, spare: int) -> list[int]:
         """Return the tokens of a question, its input cut at the end where `spare` more tokens would be too many."""
-        room = self.saved["inference"]["max_length"] - spare
+        room = self.saved["inference"]["max_length"] - (0 if self.saved["form"] == "seq2seq" else spare)
         ids = self.tokenizer(self._question(text))["input_ids"]
         if len(ids) <= room:
             return ids

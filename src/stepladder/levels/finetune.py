@@ -36,7 +36,7 @@ class Level(answering.LanguageLevel):
         task, method, seed = sections["task"], sections["method"] or methods.FULL, sections["seed"]
         labels, objective = answering.labels(task, train), answering.objective(sections)
         heads = "pooled" if method == methods.FROZEN else "classifier"
-        form = heads if objective == "supervised" else "causal"
+        form = heads if objective == "supervised" else answering.writer(objective)
         opened = answering.open_model(form, self.base, labels, seed=seed)
         model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, settings.resolve(sections["trainer"]["precision"]))
@@ -46,7 +46,7 @@ class Level(answering.LanguageLevel):
             task=task["name"],
             labels=labels,
             objective=objective,
-            prompt=answering.prompt(task, sections["prompt"], labels) if objective == "response" else None,
+            prompt=answering.prompt(task, sections["prompt"], labels) if objective in ("response", "seq2seq") else None,
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],
             longest=models.longest(model, tokenizer) - virtual.count(model),

@@ -10,21 +10,23 @@ from stepladder.prompts import Prompt
 
 
 class Level(answering.LanguageLevel):
-    """A decoder with a filled-in prompt; nothing is trained."""
+    """A decoder, or encoder-decoder, with a filled-in prompt; nothing is trained."""
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
         task, labels = self.sections["task"], answering.labels(self.sections["task"], train)
         precision = settings.resolve(self.sections["trainer"]["precision"], trained=False)
-        model = answering.open_model("causal", self.base, labels, seed=None, precision=precision)
+        objective = answering.objective(self.sections)
+        form = answering.writer(objective)
+        model = answering.open_model(form, self.base, labels, seed=None, precision=precision)
         tokenizer = models.tokenizer(self.base)
         longest = models.longest(model, tokenizer)
         prompt = self._prompt(train, labels, tokenizer, longest)
         description = answering.describe(
-            "causal",
+            form,
             task=task["name"],
             labels=labels,
-            objective=answering.objective(self.sections),
+            objective=objective,
             prompt=prompt,
             decoding=answering.decoding(self.sections["decoding"], train),
             inference=self.sections["trainer"] | {"precision": precision},

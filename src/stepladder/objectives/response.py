@@ -37,7 +37,7 @@ class Objective:
         else:
             labels = positions(records, self.labels)
             answers = [[] if label == IGNORED else self.label_ids[label] for label in labels]
-        room = self.max_length - max(map(len, self.label_ids), default=self.decoding.get("max_new_tokens", 0))
+        room = self._room()
         examples = []
         for row, (ids, text, answer) in enumerate(zip(prompts, records["input"], answers, strict=True)):
             cut = len(ids) > room
@@ -79,7 +79,7 @@ class Objective:
         """Return for each row the labels' log-likelihoods, or the text that the model writes, and the row's loss."""
         if self.labels is None:
             return self._written(model, batch)
-        scores = generation.label_scores(model, self._after_prefix(batch), self.label_ids, self.prefix)
+        scores = self._scores(model, batch)
         rows = zip(batch["row"].tolist(), scores.cpu().numpy(), batch["labels"].tolist(), batch["answers"], strict=True)
         return [
             {"row": row, "scores": score, "loss": -float(score[label]) if answer else 0.0, "tokens": len(answer)}
@@ -93,6 +93,14 @@ class Objective:
             return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
         answers = pl.Series("answer", [row["text"] for row in ordered], dtype=pl.String)
         return records.select("id", "source", "target").with_columns(answers)
+
+    def _room(self) -> int:
+        """Return how many tokens a prompt may have."""
+        return self.max_length - max(map(len, self.label_ids), default=self.decoding.get("max_new_tokens", 0))
+
+    def _scores(self, model, batch: dict) -> Tensor:
+        """Return (rows, labels), the log-likelihood of each label."""
+        return generation.label_scores(model, self._after_prefix(batch), self.label_ids, self.prefix)
 
     def _answer_ids(self, target: str) -> list[int]:
         return self.tokenizer(self.prompt.answer(target), add_special_tokens=False)["input_ids"]
