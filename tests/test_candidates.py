@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, levels, records, runs, splits, work
+from stepladder import candidates, levels, records, runs, splits, store, work
 from stepladder.errors import DataError, IntegrityError
 from tests.conftest import sentences
 
@@ -133,6 +133,38 @@ def test_work_begun_with_other_versions_is_refused_by_their_names(place, choose)
     records.write_json(json.loads(file.read_text()) | {"torch": "1.0.0"}, file)
     with pytest.raises(IntegrityError, match=r"other versions \(torch 1\.0\.0 -> .*STEPLADDER_FRESH=1 begins anew"):
         candidates.train(config)
+
+
+def test_work_that_begins_anew_says_what_differs_from_the_newest_of_its_name(place, choose, capsys):
+    config = {**choose("baseline", "tfidf"), "candidate": "tfidf", "code": {"level": "a" * 64}}
+    records.write_json({"name": "other", "files": {}}, Path("assets", "other.json"))
+    shutil.copy("inputs/tfidf.json", "inputs/other.json")
+    first = store.sha256(Path("data/films/train.parquet"))
+
+    def anew(changed: dict) -> list[str]:
+        capsys.readouterr()
+        candidates.train(changed)
+        return [line for line in capsys.readouterr().out.splitlines() if "anew" in line]
+
+    assert anew(config) == anew(config) == [], "the first of its name, and the same again"
+    slower = {**config, "model": {**config["model"], "C": 0.5}, "code": {"level": "b" * 64}}
+    assert anew({**slower, "candidate": "other"}) == [], "of another name"
+    assert anew({**slower, "runtime": None}) == [
+        "train@tfidf begins anew: model.C 1.0 -> 0.5; code.level aaaaaa -> bbbbbb"
+    ]
+    assert anew(config) == [], "the first goes on"
+    records.write(sentences(26, seed=5), Path("data", "films", "train.parquet"))
+    records.write_json(splits.assign("films", None), Path("inputs", "tfidf.json"))
+    second = store.sha256(Path("data/films/train.parquet"))
+    assert anew(slower) == [f"train@tfidf begins anew: inputs.train.sha256 {first[:6]} -> {second[:6]}"]
+
+
+def test_changes_are_counted_beyond_the_first_and_name_what_is_not_there():
+    old, new = {"a": {"b": None, "c": [1]}, "d": {"e": "x"}}, {"a": {"b": None, "c": [1, 2]}, "d": None}
+    assert work.changes(old, new) == "a.c [1] -> [1, 2]; d.e x -> nothing; d nothing -> null"
+    assert work.changes(old, old) == ""
+    many = work.changes(dict.fromkeys(map(str, range(11)), 0), dict.fromkeys(map(str, range(11)), 1))
+    assert many.startswith("0 0 -> 1; ") and many.endswith("7 0 -> 1; and 3 more")
 
 
 def test_a_history_that_was_told_twice_or_cut_is_whole_again(tmp_path):

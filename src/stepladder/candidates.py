@@ -70,14 +70,19 @@ def tuned(config: dict) -> dict:
 
 
 def key(sections: dict, files: dict, *, more: tuple[str, ...] = ()) -> str:
-    """Return the hash of settings, training code and data that a tracked run, a model and its cost stand for.
+    """Return the hash of what a tracked run, a model and its cost stand for: of all in their `basis`."""
+    content = json.dumps(list(basis(sections, files, more=more).values()), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def basis(sections: dict, files: dict, *, more: tuple[str, ...] = ()) -> dict[str, dict]:
+    """Return the settings, training code and data that decide what a training leads to.
 
     `more` names untracked sections that matter as well, to a search for example.
     """
     settings = {name: value for name, value in sections.items() if name not in UNTRACKED or name in more}
     code = {name: (sections.get("code") or {}).get(name) for name in ("level", "objective", "monitor")}
-    content = json.dumps([settings, code, files], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {"settings": settings, "code": code, "inputs": files}
 
 
 def sample(train: pl.DataFrame, max_rows: int | None, seed: int) -> pl.DataFrame:
@@ -135,7 +140,8 @@ def train(config: dict) -> dict[str, float]:
 
 def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict) -> dict[str, float]:
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
-    with work.at("train", sections["candidate"] or "by_hand", key(sections, files.files)) as state:
+    name, found = sections["candidate"] or "by_hand", basis(sections, files.files)
+    with work.at("train", name, key(sections, files.files), basis=found) as state:
         made = store.settle(state / "result", lambda part: fit(sections, files, made=part, state=state))
         shutil.rmtree(state / "fit", ignore_errors=True)  # the way there, larger than what it led to
         cost |= json.loads((made / "cost.json").read_text())

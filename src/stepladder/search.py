@@ -21,8 +21,12 @@ def grid(config: dict, trial: Trial) -> None:
     points = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep["parameters"].values())]
     rows, settled = [], {"sections": {}}
     if keys:
-        searched = candidates.key(config, candidates.inputs(config).files, more=("sweep", "options"))
-        with work.at("sweep", name, searched) as state, runs.measured(Path("runs", name, "sweep.json")) as cost:
+        files, more = candidates.inputs(config).files, ("sweep", "options")
+        searched, basis = candidates.key(config, files, more=more), candidates.basis(config, files, more=more)
+        with (
+            work.at("sweep", name, searched, basis=basis) as state,
+            runs.measured(Path("runs", name, "sweep.json")) as cost,
+        ):
             rows = [_once(config, point, trial, state / f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
             cost |= {"num_trials": len(rows), "key": searched}
     if rows:

@@ -1,9 +1,12 @@
 """Work: what a stage has in hand, in state/<stage>/<name>-<key>/, until it is finished and published as a copy.
 
 The key is the hash of all that the work depends on, so a stopped stage goes on with the same command and another
-config, code or data begins anew. One process at a time works in a folder. A finished result stays until a later
-`compare` finds it in dvc.lock: DVC that died before it wrote its lock file repeats nothing.
-STEPLADDER_FRESH=1 begins anew. Source: DVC deletes the outputs of a stage before it runs it.
+config, code or data begins anew, and says in a line what differs from the newest work of that name. One process at a
+time works in a folder. A finished result stays until a later `compare` finds it in dvc.lock: DVC that died before it
+wrote its lock file repeats nothing. STEPLADDER_FRESH=1 begins anew. Source: DVC deletes the outputs of a stage before
+it runs it.
+
+train@lora begins anew: optimizer.learning_rate 0.0001 -> 0.0003; inputs.train.sha256 1a2b3c -> 4d5e6f
 """
 
 import hashlib
@@ -11,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +28,17 @@ from stepladder.errors import BusyError, IntegrityError
 
 PACKAGES = ("torch", "transformers", "peft", "lightning")  # another version may round otherwise
 OUTPUTS = {"sweep": "tuned/{}.yaml", "train": "predictions/val/{}.parquet"}  # of the stages that work here
+BASIS = "basis.json"  # what the key is the hash of
+SHOWN, DIGITS = 8, 6  # differences that a line names; of a hash
 PATIENCE_S = 20.0  # for another process, such as a terminated one that writes its last checkpoint
 
 
 @contextmanager
-def at(stage: str, name: str, key: str) -> Iterator[Path]:
+def at(stage: str, name: str, key: str, *, basis: dict) -> Iterator[Path]:
     """Yield the folder of this work, locked and with what earlier attempts left in it.
 
-    Raises BusyError when another process works in it, IntegrityError when it is of other versions.
+    `basis` is what `key` is the hash of, as plain values. Raises BusyError when another process works in it,
+    IntegrityError when it is of other versions.
     """
     folder = store.root() / "state" / stage / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +56,7 @@ def at(stage: str, name: str, key: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         _require_versions(folder)
+        _begin(folder, f"{stage}@{name}", basis)
         yield folder
     finally:
         pid.unlink(missing_ok=True)
@@ -90,6 +98,40 @@ def clear() -> None:
             made = store.root() / path
             if made.is_file() and known.get(path) == hashlib.md5(made.read_bytes(), usedforsecurity=False).hexdigest():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def changes(before: dict, after: dict) -> str:
+    """Return `key old -> new; ...` of what differs between two nested dicts; hashes are cut to their first digits."""
+    old, new = _flat(before), _flat(after)
+    keys = [key for key in {**old, **new} if old.get(key, "nothing") != new.get(key, "nothing")]
+    told = [
+        f"{key.removeprefix('settings.')} {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}"
+        for key in keys[:SHOWN]
+    ]
+    return "; ".join([*told, *([f"and {len(keys) - SHOWN} more"] if len(keys) > SHOWN else [])])
+
+
+def _begin(folder: Path, place: str, basis: dict) -> None:
+    """Keep what the work depends on, and say what of it differs from the newest other work of its name."""
+    if (folder / BASIS).is_file():
+        return
+    others = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*/{BASIS}")
+    newest = max(others, key=lambda file: file.stat().st_mtime_ns, default=None)
+    if newest and (told := changes(json.loads(newest.read_text()), basis)):
+        print(f"{place} begins anew: {told}", flush=True)
+    records.write_text(json.dumps(basis), folder / BASIS)
+
+
+def _flat(values: dict, above: str = "") -> dict[str, str]:
+    """Return {"optimizer.learning_rate": "0.0001", ...} of a nested dict."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{above}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            found[f"{above}{key}"] = text[:DIGITS] if re.fullmatch("[0-9a-f]{32,}", text) else text
+    return found
 
 
 def _require_versions(folder: Path) -> None:
