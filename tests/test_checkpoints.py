@@ -138,6 +138,38 @@ def test_without_the_random_state_a_resumed_fit_differs(tiny, tmp_path, monkeypa
     assert any(not second.weights()[name].equal(weight) for name, weight in whole.weights().items())
 
 
+@pytest.mark.parametrize("brought", [True, False], ids=["as it is", "without its fsync"])
+def test_no_checkpoint_is_published_before_the_journal_that_leads_to_it_is_on_the_disk(
+    brought, tiny, tmp_path, monkeypatch
+):
+    """Every checkpoint that gets its name, the best one included, finds the whole journal brought to the disk."""
+    from stepladder import candidates
+
+    run, journal, sizes, ahead = made(tiny, tmp_path, "full"), tmp_path / "history.jsonl", [0], []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(opened):
+        fsync(opened)
+        if brought and os.path.samestat(os.fstat(opened), journal.stat()):
+            sizes.append(os.fstat(opened).st_size)
+
+    def renamed(path, target):
+        if Path(target).suffix == ".ckpt":
+            ahead.append(journal.stat().st_size - sizes[-1])
+        replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    with journal.open("a") as file:
+        parts = {"train": run.parts[0], "val": run.parts[1]}
+        facts, _ = run._training.fit(
+            (run.model, run.objective), run.settings, **parts, state=tmp_path, log=candidates._journal(file)
+        )
+    assert len(ahead) > facts["num_steps"] - 2 > 4
+    assert len(candidates.told_once(journal).splitlines()) >= 2 * facts["num_steps"]
+    assert not any(ahead) if brought else any(ahead)
+
+
 CHILD = """
 import pathlib, sys
 from tests import test_checkpoints

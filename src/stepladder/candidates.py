@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from stepladder import levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
-SYNC_EVERY_S = 5.0  # what the loss of power may cost of a history
 UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "code")
 
 
@@ -174,15 +172,14 @@ def _read(file: dict[str, str]) -> pl.DataFrame:
 
 
 def _journal(file) -> Callable:
-    """Return the log of a training: a line a value, given to the system at once and to the disk every few seconds."""
-    brought = time.monotonic()
+    """Return the log of a training: a line a value, on the disk before the call ends.
+
+    So no checkpoint, which is written after what led to it was told, is ever ahead of the journal.
+    """
 
     def log(name: str, value: float, step: int, epoch: int) -> None:
-        nonlocal brought
         print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=file, flush=True)
-        if time.monotonic() - brought >= SYNC_EVERY_S:
-            os.fsync(file.fileno())
-            brought = time.monotonic()
+        os.fsync(file.fileno())
 
     return log
 
