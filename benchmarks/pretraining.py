@@ -77,7 +77,7 @@ def ours(work: Work, *, clock: Clock, precision: str = "auto") -> Run:
         within(clock, training, "fit") as outer,
     ):
         level.base = Path(state) / "pretrained"
-        level._pretrain(work.texts, work.texts.head(1), state=Path(state), log=log)
+        level._pretrain(work.texts["input"], work.texts.head(1), state=Path(state), log=log)
         model = models.causal(level.base)
     inside, tokens = limits.weights(model) + limits.head(model), len(losses) * work.batch_size * LENGTH
     return Run(inner[0], losses, flops=limits.TRAIN * inside * tokens, beside=outer[0] - inner[0])

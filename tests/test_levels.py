@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from stepladder import levels
+from stepladder import levels, records
 from stepladder.errors import ConfigError, DataError, IntegrityError
 from tests import elsewhere
 from tests.conftest import LORA, SIZES, sentences
@@ -78,7 +78,9 @@ def made(tiny, choose, tmp_path_factory):
             folder, told = tmp_path_factory.mktemp("level"), []
             base = None if level in ("baseline", "pretrain") else tiny / model
             one = levels.load(level)(choose(level, model, task=task, **changes), base=base)
-            corpus = {"train": data(task, 60, seed=5), "val": data(task, 10, seed=6)} if level == "pretrain" else None
+            corpus = {part: folder / f"{part}.parquet" for part in ("train", "val")} if level == "pretrain" else None
+            for seed, (part, number) in enumerate({"train": 60, "val": 10}.items() if corpus else (), start=5):
+                records.write(data(task, number, seed=seed), corpus[part])
             parts = data(task, 24), data(task, 12, seed=1)
             facts = one.fit(*parts, state=folder / "state", log=lambda *values: told.append(values), corpus=corpus)
             one.save(folder / "made")

@@ -1,9 +1,17 @@
 """Tokens: equal to the tokenizer's own, made once, read from disk, made again when damaged."""
 
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
-from tests.conftest import sentences
+from stepladder import records
+from tests.conftest import COMMON, sentences
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +98,84 @@ def test_a_saved_tokenizer_does_not_tell_how_it_was_asked_last(tiny, tmp_path):
             tokenizer(["a film", "the plot of it"], **options)
         models.save_tokenizer(tokenizer, tmp_path / name)
     assert (tmp_path / "never" / "tokenizer.json").read_bytes() == (tmp_path / "cut" / "tokenizer.json").read_bytes()
+
+
+def test_texts_of_a_file_are_inputs_then_targets_each_once_in_their_order(tmp_path, monkeypatch):
+    from stepladder.levels.pretrain import Texts
+
+    monkeypatch.setattr(records, "PIECE_BYTES", 400)
+    monkeypatch.setattr(records, "PIECE_ROWS", 2)
+    frame = sentences(40).with_columns(pl.col("input").shift(3).alias("target"))
+    frame = pl.concat([frame, frame.head(9).with_columns(pl.lit("é\u2028").alias("target"))])
+    records.write(frame, tmp_path / "file.parquet")
+    texts = Texts(tmp_path / "file.parquet")
+    wanted = list(dict.fromkeys(text for name in ("input", "target") for text in frame[name] if text is not None))
+    assert len(list(records.pieces(tmp_path / "file.parquet", "input"))) > 3
+    assert list(texts) == list(texts) == wanted and len(texts) == len(wanted) == 41
+
+
+@pytest.mark.parametrize("packing", ["joined", "documents"])
+@pytest.mark.parametrize("max_length", [3, 16, 200])
+def test_rows_that_are_cut_when_asked_for_are_those_of_a_plain_list(packing, max_length, tiny, tmp_path, monkeypatch):
+    from stepladder import models, objectives
+
+    monkeypatch.setattr("stepladder.store.kept", lambda kind: tmp_path / kind)
+    tokenizer, frame = models.tokenizer(tiny / "llama"), sentences(30).with_columns(pl.col("input") + " é")
+    objective = objectives.load("language_modeling")(
+        tokenizer, task="language_modeling", max_length=max_length, packing=packing
+    )
+    end, whole, rows, windows = tokenizer.eos_token_id, [], [[]], []
+    for ids in tokenizer(frame["input"].to_list(), add_special_tokens=False)["input_ids"]:
+        whole += [end, *ids]
+        for start in range(0, len(ids), max_length):
+            windows.append([end, *ids][start : start + max_length + 1])
+        for start in range(0, len(ids) + 1, max_length):
+            piece = [end, *ids, end][start : start + max_length + 1]
+            rows += [[]] if sum(map(len, rows[-1])) + len(piece) > max_length + 1 else []
+            rows[-1].append(piece)
+    if packing == "joined":
+        rows = [[whole[i : i + max_length + 1]] for i in range(0, len(whole) - 1, max_length)]
+    found = objective.encode(frame, train=True)
+    assert [row["ids"] for row in found] == [[*itertools.chain(*row)] for row in rows]
+    assert found.lengths == [row["length"] for row in found] and [row["row"] for row in found] == [*range(len(rows))]
+    if packing == "documents":
+        assert [row["positions"] for row in found] == [[i for piece in row for i in range(len(piece))] for row in rows]
+    alone = objective.encode(frame, train=False)
+    assert [row["ids"] for row in alone] == windows
+    sizes = [sum(row["bytes"] for row in alone if row["row"] == i) for i in range(len(frame))]
+    assert sizes == frame["input"].str.len_bytes().to_list()
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from stepladder import tokens
+from stepladder.levels.pretrain import Texts
+class Quick(list):  # real ones need a minute for so much text
+    def __call__(self, texts, **_):
+        return {"input_ids": [list(text[::9].encode()) for text in texts]}
+def peak():  # of this program alone: what getrusage says begins with that of the one that started it
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+for name in ("small", "large"):
+    texts, made = Texts(f"{sys.argv[1]}/{name}.parquet"), Path(sys.argv[1], name)
+    made.mkdir()
+    tokens._fill(made, Quick(), texts, [0], {})
+    print(peak(), len(tokens.Tokens(made).ids))
+held = list(texts)
+print(peak(), sum(map(len, held)))
+"""
+
+
+def test_a_corpus_does_not_have_to_fit_into_memory(tmp_path):
+    """Twenty times as large a corpus takes little more memory; a list of its texts takes all of its size and more."""
+    block, rows = " ".join(random.Random(1).choices(COMMON, k=150)), {"small": 5_000, "large": 100_000}
+    for name, number in rows.items():
+        columns = {"id": list(map(str, range(number))), "input": [f"{i} {block[:1000]}" for i in range(number)]}
+        frame = pl.DataFrame(columns | dict.fromkeys(records.COLUMNS[2:]), dict.fromkeys(records.COLUMNS, pl.String))
+        records.write(frame, tmp_path / f"{name}.parquet")
+    path = {"PYTHONPATH": str(Path(records.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", PEAK, str(tmp_path)]
+    done = subprocess.run(words, env=path, capture_output=True, text=True, check=True)
+    (small, _), (large, ids), (held, size) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert size > 100e6 and ids > 11e6
+    assert large - small < size / 3 and held - large > size * 2 / 3

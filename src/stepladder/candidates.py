@@ -36,12 +36,12 @@ class Inputs:
 
     def read(self, part: str) -> pl.DataFrame:
         """Return the records of train, val or test."""
-        return _read(self.files[part])
+        return records.read(_checked(self.files[part]))
 
-    def corpus(self) -> dict[str, pl.DataFrame] | None:
-        """Return {"train", "val"} of the corpus, None without one."""
+    def corpus(self) -> dict[str, Path] | None:
+        """Return the files {"train", "val"} of the corpus, which may be larger than memory; None without one."""
         chosen = self.files["corpus"]
-        return chosen and {part: _read(chosen[part]) for part in ("train", "val")}
+        return chosen and {part: _checked(chosen[part]) for part in ("train", "val")}
 
 
 def inputs(config: dict) -> Inputs:
@@ -164,11 +164,12 @@ def evaluate(config: dict) -> None:
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
 
 
-def _read(file: dict[str, str]) -> pl.DataFrame:
+def _checked(file: dict[str, str]) -> Path:
+    """Return the path of a file whose bytes are those that were named."""
     path = Path(file["path"])
     if path.is_file() and (fault := store.difference(path, file["sha256"], store.sha256(path))):
         raise IntegrityError(f"{fault}; was it edited? make it again with: dvc repro --force split")
-    return records.read(path)
+    return path
 
 
 def _journal(file) -> Callable:

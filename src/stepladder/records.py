@@ -11,7 +11,8 @@ import os
 import pkgutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 COLUMNS = ("id", "input", "target", "source", "group", "timestamp")
 GUESSED = "no column map was given, so '{target}', with fewer distinct values, is the target and '{input}' the input"
 NUM_EXAMPLES = 5  # dropped inputs shown for each reason
+PIECE_BYTES, PIECE_ROWS = 2**21, 2**8  # of text that are read at a time; rows that are read first
+GROUP_BYTES, GROUP_ROWS = 2**26, 2**18  # of text in a row group at most; rows as polars has them
 
 
 def collect(path: Path, *, source: str, columns: dict | None, options: dict | None) -> tuple[list[dict], dict]:
@@ -103,22 +106,35 @@ def normalise(text: str) -> str:
 
 def read(path: Path | str) -> pl.DataFrame:
     """Return the records of a Parquet file in their order; raises DataError when it is missing or holds no records."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with: dvc repro split")
-    try:
+    with _readable(Path(path)):
         frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    missing = [column for column in COLUMNS if column not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: not records (missing {', '.join(missing)}); expected {', '.join(COLUMNS)}")
+        _require_columns(frame.columns, path)
     return frame
 
 
+def pieces(path: Path | str, column: str) -> Iterator[pl.Series]:
+    """Yield a column of a Parquet file a few megabytes at a time: what is in memory does not grow with the file."""
+    with _readable(Path(path)):
+        table = pl.scan_parquet(path, glob=False)
+        _require_columns(table.collect_schema().names(), path)
+        height, start, rows = table.select(pl.len()).collect().item(), 0, PIECE_ROWS
+    while start < height:
+        with _readable(Path(path)):
+            piece = table.select(column).slice(start, rows).collect(engine="streaming")[column]
+        yield piece
+        start, size = start + rows, piece.str.len_bytes().sum()
+        rows = min(4 * rows, max(1, PIECE_BYTES * rows // max(1, size)))  # texts may become longer
+
+
 def write(frame: pl.DataFrame, path: Path | str) -> None:
-    """Write `frame` as Parquet: the same bytes for the same rows, and never half a file."""
-    disk.publish(Path(path), lambda file: frame.write_parquet(file, compression="zstd", compression_level=3))
+    """Write `frame` as Parquet: the same bytes for the same rows, and never half a file.
+
+    A reader holds a row group at a time, so that long texts are cut into several.
+    """
+    size = sum(frame[name].str.len_bytes().sum() for name, kind in frame.schema.items() if kind == pl.String)
+    rows = max(1, min(GROUP_ROWS, GROUP_BYTES * frame.height // max(1, size)))
+    options = {"compression": "zstd", "compression_level": 3, "row_group_size": rows}
+    disk.publish(Path(path), lambda file: frame.write_parquet(file, **options))
 
 
 def write_text(text: str, path: Path | str) -> None:
@@ -129,6 +145,22 @@ def write_text(text: str, path: Path | str) -> None:
 def write_json(value: object, path: Path | str) -> None:
     """Write `value` as indented JSON in the order of its keys, never half a file."""
     write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; make it with: dvc repro split")
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _require_columns(found: list[str], path: Path | str) -> None:
+    missing = [column for column in COLUMNS if column not in found]
+    if missing:
+        raise DataError(f"{path}: not records (missing {', '.join(missing)}); expected {', '.join(COLUMNS)}")
 
 
 def _require_filled(rows: list[dict], name: str, task: str) -> None:

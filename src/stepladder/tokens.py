@@ -6,15 +6,17 @@ of the tokenizer, how it was asked, and the texts. Trials and candidates share i
 
 import hashlib
 import json
+import shutil
 import weakref
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stepladder import store
 
-AT_ONCE = 10_000  # texts
+AT_ONCE = 2**19  # characters; the tokenizer's own notes on each token take some hundred bytes
 _names = weakref.WeakKeyDictionary()  # of tokenizers
 
 
@@ -35,8 +37,11 @@ class Tokens(Sequence):
         return map(self.__getitem__, range(len(self)))
 
 
-def encode(tokenizer, texts: list[str], *, before: Sequence[int] = (), **options) -> Tokens:
-    """Return the ids of the texts, each behind the ids `before`; `options` are the tokenizer's own."""
+def encode(tokenizer, texts: Iterable[str], *, before: Sequence[int] = (), **options) -> Tokens:
+    """Return the ids of the texts, each behind the ids `before`; `options` are the tokenizer's own.
+
+    The texts are walked twice, for their hash and for their ids, and never held together.
+    """
     hashed = hashlib.sha256(json.dumps([_name(tokenizer), list(before), options], sort_keys=True).encode())
     for text in texts:
         content = text.encode()
@@ -45,22 +50,34 @@ def encode(tokenizer, texts: list[str], *, before: Sequence[int] = (), **options
     return Tokens(store.settle(folder, lambda part: _fill(part, tokenizer, texts, list(before), options)))
 
 
-def _fill(folder: Path, tokenizer, texts: list[str], before: list[int], options: dict) -> None:
-    """Write the ids, some thousand texts at a time: what is in memory does not grow with the corpus."""
-    kind, sizes = np.uint16 if len(tokenizer) <= 2**16 else np.uint32, []
+def _fill(folder: Path, tokenizer, texts: Iterable[str], before: list[int], options: dict) -> None:
+    """Write the ids, some texts at a time: of the corpus, 8 bytes a text are in memory, where it ends."""
+    kind, sizes, portions = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32), array("q"), _portions(texts)
     with (folder / "raw").open("wb") as file:
-        for start in range(0, len(texts), AT_ONCE):
-            rows = tokenizer(texts[start : start + AT_ONCE], verbose=False, **options)["input_ids"]
-            for row in rows:
+        for some in portions:
+            for row in tokenizer(some, verbose=False, **options)["input_ids"]:
                 file.write(np.asarray(before + row, kind).tobytes())
                 sizes.append(len(before) + len(row))
-    ends = np.cumsum(sizes, dtype=np.int64)
-    made = np.lib.format.open_memmap(folder / "ids.npy", "w+", kind, (int(ends[-1]) if sizes else 0,))
-    if len(made):
-        made[:] = np.memmap(folder / "raw", kind, "r")
-    made.flush()
+    ends = np.cumsum(np.frombuffer(sizes, np.int64), dtype=np.int64)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(sizes),)}
+    with (folder / "raw").open("rb") as file, (folder / "ids.npy").open("wb") as made:
+        np.lib.format.write_array_header_1_0(made, header)
+        shutil.copyfileobj(file, made)
     (folder / "raw").unlink()
     np.save(folder / "ends.npy", ends)
+
+
+def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the texts in lists of so many characters, or of one text that is longer."""
+    some, room = [], AT_ONCE
+    for text in texts:
+        if some and len(text) > room:
+            yield some
+            some, room = [], AT_ONCE
+        some.append(text)
+        room -= len(text)
+    if some:
+        yield some
 
 
 def _name(tokenizer) -> str:

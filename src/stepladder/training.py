@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,17 +33,17 @@ class Examples:
     """Records and what an objective made of them: a record may give several rows, or none of its own."""
 
     records: pl.DataFrame
-    rows: list[dict]
+    rows: Sequence[dict]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        return [row["length"] for row in self.rows]
+        """Tokens of each row; rows that are made when they are asked for know theirs."""
+        return [row["length"] for row in self.rows] if isinstance(self.rows, list) else self.rows.lengths
 
     @property
     def num_cut(self) -> int:
         """Records that were longer than the objective's `max_length`."""
-        return sum(row.get("cut", False) for row in self.rows)
+        return sum(row.get("cut", False) for row in self.rows) if isinstance(self.rows, list) else 0
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
     )
     options = {"batch_sampler": sampler, "collate_fn": objective.collate, "num_workers": settings.num_workers}
     options["generator"] = torch.Generator().manual_seed(settings.seed)  # the loader draws nothing of training's chance
-    loaders = DataLoader(train.rows, **options), _sorted_loader(val.rows, objective, settings)
+    loaders = DataLoader(train.rows, **options), _sorted_loader(val, objective, settings)
     model.train()
     last = checkpoints.newest(state)
     with _switched(model, settings), interruption.patient():
@@ -114,13 +114,13 @@ def encode(objective, records: pl.DataFrame, *, train: bool = False) -> Examples
 
 def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Return predictions for `records` in their order; batches go from long to short inputs."""
-    examples = encode(objective, records).rows
+    examples = encode(objective, records)
     share = getattr(objective, "share", None)
     model.eval()
     trainer = _trainer(settings)
     if share:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            share(model.to(trainer.strategy.root_device), examples)
+            share(model.to(trainer.strategy.root_device), examples.rows)
     learner = Learner(model, objective, settings)
     batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
     if share:
@@ -132,7 +132,7 @@ def embed(model, objective, examples: Examples, settings: Settings) -> torch.Ten
     """Return what a frozen backbone makes of the examples, (rows, width) in float32, in their order."""
     trainer = _trainer(settings)
     learner = Embedder(model)
-    batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples.rows, objective, settings)))
+    batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
     vectors = {row: vector for rows, vectors in batches for row, vector in zip(rows, vectors, strict=True)}
     return torch.stack([vectors[example["row"]] for example in examples.rows])
 
@@ -184,10 +184,11 @@ def _watched(monitor: str, task: str) -> tuple[str, str]:
     return f"val/{monitor}", "max" if metrics.load(monitor).GREATER_IS_BETTER else "min"
 
 
-def _sorted_loader(examples: list[dict], objective, settings: Settings) -> DataLoader:
-    ordered = sorted(examples, key=lambda e: -e["length"])
-    size = settings.eval_batch_size
-    return DataLoader(ordered, size, collate_fn=objective.collate, num_workers=settings.num_workers)
+def _sorted_loader(examples: Examples, objective, settings: Settings) -> DataLoader:
+    lengths, size = examples.lengths, settings.eval_batch_size
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    options = {"collate_fn": objective.collate, "num_workers": settings.num_workers}
+    return DataLoader(examples.rows, size, sampler=order, **options)
 
 
 def _trainer(settings: Settings, *, callbacks: Iterable = (), plugins: Iterable = (), **options) -> lightning.Trainer:

@@ -1,12 +1,17 @@
 """Level pretrain: all weights are ours: learn a tokenizer, predict the next token of a corpus, then specialise.
 
 Phases: tokenizer -> pretrain (packed rows, reported as bits per byte of held-out text) -> specialise, which is level
-finetune with every weight on the model just built. Only train parts feed the first two.
+finetune with every weight on the model just built. Only train parts feed the first two. The corpus may be larger than
+memory: it is walked on the disk, and so are its tokens.
 """
 
+import hashlib
+import itertools
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from stepladder import models, objectives, records, store, training, vocabulary
@@ -24,12 +29,10 @@ class Level(finetune.Level):
     """A tokenizer and a small Llama of our own, specialised to the task."""
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
-        """Build the model from `corpus`, {"train", "val"}, then train it on the task; return the facts of both."""
+        """Build the model from `corpus`, files {"train", "val"}, then train it on the task; return both facts."""
         if corpus is None:
             raise ConfigError("corpus: level=pretrain needs one; name a data set, for example corpus=plain_english")
-        held_out = _texts(corpus["val"])
-        held_out = held_out.gather_every(max(1, len(held_out) // NUM_HELD_OUT)).head(NUM_HELD_OUT)
-        texts = (_texts(corpus["train"]), held_out)
+        texts = (Texts(corpus["train"]), _held_out(Texts(corpus["val"])))
 
         def build(made: Path) -> None:
             self._pretrain(*texts, made=made, state=state, log=log)
@@ -39,16 +42,16 @@ class Level(finetune.Level):
         facts["pretraining"] = json.loads((self.base / FACTS).read_text())
         return facts
 
-    def _pretrain(self, texts: pl.DataFrame, held_out: pl.DataFrame, *, made: Path, state: Path, log) -> None:
+    def _pretrain(self, texts: Collection[str], held_out: pl.DataFrame, *, made: Path, state: Path, log) -> None:
         section, plan, seed = self.sections["model"], self.sections["level"]["pretraining"], self.sections["seed"]
         length = section["context_length"]
-        learned = vocabulary.learn(texts["input"], vocab_size=section["vocab_size"], context_length=length)
+        learned = vocabulary.learn(texts, vocab_size=section["vocab_size"], context_length=length)
         model = models.llama(section, learned, seed=seed)
         packing = self.sections["trainer"].get("packing", "joined")
         objective = objectives.load("language_modeling")(
             learned, task="language_modeling", max_length=length, packing=packing
         )
-        packed = training.encode(objective, texts, train=True)
+        packed = training.Examples(texts, objective.pack(texts))
         print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
         facts, answers = training.fit(
             (model, objective),
@@ -85,8 +88,37 @@ class Level(finetune.Level):
         )
 
 
-def _texts(records: pl.DataFrame) -> pl.DataFrame:
-    """Return inputs and, where there are any, targets as texts of their own, each once."""
-    columns = [records.select("id", "source", pl.col(name).alias("input")) for name in ("input", "target")]
-    texts = pl.concat(columns).drop_nulls("input").unique("input", maintain_order=True)
-    return texts.with_columns(pl.lit(None, pl.String).alias("target"))
+class Texts:
+    """The inputs of a file of records and then its targets, where there are any, as texts, each once.
+
+    They are read anew at each pass. Which are the first of their kind is known by a hash of 64 bits: some 25 bytes a
+    text while it is found out, a bit afterwards.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        hashes = bytearray()
+        for text in self._all():
+            hashes += hashlib.blake2b(text.encode(), digest_size=8).digest()
+        _, firsts = np.unique(np.frombuffer(hashes, np.uint64), return_index=True)
+        first = np.zeros(len(hashes) // 8, bool)
+        first[firsts] = True
+        self.count, self.first = len(firsts), np.packbits(first)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for i, text in enumerate(self._all()) if self.first[i // 8] >> (7 - i % 8) & 1)
+
+    def _all(self) -> Iterator[str]:
+        for column in ("input", "target"):
+            for piece in records.pieces(self.file, column):
+                yield from piece.drop_nulls()
+
+
+def _held_out(texts: Texts) -> pl.DataFrame:
+    """Return some texts, evenly spread, as records."""
+    chosen = list(itertools.islice(itertools.islice(texts, 0, None, max(1, len(texts) // NUM_HELD_OUT)), NUM_HELD_OUT))
+    rows = {"id": list(map(str, range(len(chosen)))), "input": chosen, "source": None, "target": None}
+    return pl.DataFrame(rows, dict.fromkeys(rows, pl.String))

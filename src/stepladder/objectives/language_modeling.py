@@ -7,12 +7,45 @@ traced to it.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from stepladder import generation, tokens
+
+
+class Cut(Sequence):
+    """Examples cut from one long array of ids when they are asked for; only the place of each is in memory.
+
+    The pieces `places[firsts[i] : firsts[i + 1]]`, (from, to), are example i; `numbers` and `sizes` are its row and
+    bytes. Where the ids end, `end` stands once more. With `firsts` each piece is a document, at positions of its own.
+    """
+
+    def __init__(
+        self, ids, places: np.ndarray, numbers: np.ndarray, sizes=None, *, firsts=None, end: int | None = None
+    ):
+        self.ids, self.places, self.numbers, self.sizes = ids, places, numbers, sizes
+        self.whole, self.end = firsts is not None, end
+        self.firsts = np.arange(len(places) + 1) if firsts is None else firsts
+        sums = np.concatenate([[0], np.cumsum(places[:, 1] - places[:, 0])])
+        self.lengths = np.diff(sums[self.firsts]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        index, ids, positions = range(len(self))[index], [], []
+        if isinstance(index, range):
+            return [self[i] for i in index]
+        for start, stop in self.places[self.firsts[index] : self.firsts[index + 1]]:
+            ids += self.ids[start:stop].tolist() + [self.end] * int(stop > len(self.ids))
+            positions += range(stop - start)
+        example = {"ids": ids, "row": int(self.numbers[index]), "length": len(ids)}
+        example["bytes"] = 0 if self.sizes is None else int(self.sizes[index])
+        return example | ({"positions": positions} if self.whole else {})
 
 
 class Objective:
@@ -23,18 +56,27 @@ class Objective:
     def __init__(self, tokenizer, *, task: str, max_length: int, packing: str = "joined", **_unused):
         self.task, self.tokenizer, self.max_length, self.packing = task, tokenizer, max_length, packing
 
-    def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
+    def encode(self, records: pl.DataFrame, *, train: bool) -> Cut:
         """Return packed rows for training, windows of single records otherwise."""
-        end, inputs = self.tokenizer.eos_token_id, records["input"].to_list()
-        starts = tokens.encode(self.tokenizer, inputs, before=[end], add_special_tokens=False)
-        if train and self.packing == "joined":
-            places = range(0, len(starts.ids) - 1, self.max_length)
-            rows = [starts.ids[i : i + self.max_length + 1] for i in places]
-            return [{"ids": ids, "row": i, "bytes": 0, "length": len(ids)} for i, ids in enumerate(rows)]
         if train:
-            return self._whole([part for ids in starts for part in self._cut([*ids, end])])
-        sizes = [len(text.encode()) for text in inputs]
-        return [window for i, ids in enumerate(starts) for window in self._windows(i, ids, sizes[i])]
+            return self.pack(records["input"])
+        found = self._tokens(records["input"])
+        places, texts = self._windows(np.asarray(found.ends))
+        sizes = records["input"].str.len_bytes().to_numpy()
+        first = np.diff(texts, prepend=-1) > 0  # of the windows of its text
+        return Cut(found.ids, places, texts, np.where(first, sizes[texts], 0))
+
+    def pack(self, texts: Iterable[str]) -> Cut:
+        """Return rows for training; the texts are walked, and tokens stay on the disk until a row is asked for."""
+        found = self._tokens(texts)
+        if self.packing == "joined":
+            starts = np.arange(0, len(found.ids) - 1, self.max_length)
+            places = np.stack([starts, np.minimum(starts + self.max_length + 1, len(found.ids))], axis=1)
+            return Cut(found.ids, places, np.arange(len(places)))
+        places, _ = self._windows(np.asarray(found.ends), behind=1)  # behind a text stands the end-of-text of the next
+        firsts = self._rows(places)
+        numbers = np.arange(len(firsts) - 1)
+        return Cut(found.ids, places, numbers, firsts=firsts, end=self.tokenizer.eos_token_id)
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask padded on the left, row and bytes (rows).
@@ -76,26 +118,31 @@ class Objective:
             pl.lit(None, pl.String).alias("answer"), pl.Series("bits", bits), pl.Series("num_bytes", sizes, pl.Int64)
         )
 
-    def _cut(self, ids: list[int]) -> list[list[int]]:
-        """Return the ids in windows that share one token, so that each token but the first is predicted once."""
-        starts = range(0, len(ids) - 1, self.max_length) or [0]
-        return [ids[i : i + self.max_length + 1] for i in starts]
+    def _tokens(self, texts: Iterable[str]) -> tokens.Tokens:
+        end = self.tokenizer.eos_token_id
+        return tokens.encode(self.tokenizer, texts, before=[end], add_special_tokens=False)
 
-    def _windows(self, row: int, ids: list[int], size: int) -> list[dict]:
-        return [
-            {"ids": part, "row": row, "bytes": size if i == 0 else 0, "length": len(part)}
-            for i, part in enumerate(self._cut(ids))
-        ]
+    def _windows(self, ends: np.ndarray, *, behind: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of windows of each text, with so many ids `behind` it, and the number of each one's text.
 
-    def _whole(self, documents: list[list[int]]) -> list[dict]:
-        """Return rows of whole documents, in their order, as many as fit."""
-        rows = [{"ids": [], "positions": []}]
-        for ids in documents:
-            if len(rows[-1]["ids"]) + len(ids) > self.max_length + 1:
-                rows.append({"ids": [], "positions": []})
-            rows[-1]["ids"] += ids
-            rows[-1]["positions"] += range(len(ids))
-        return [{**row, "row": i, "bytes": 0, "length": len(row["ids"])} for i, row in enumerate(rows)]
+        Windows share one token, so that each token but the first is predicted once.
+        """
+        starts, stops = np.concatenate([[0], ends[:-1]]), ends + behind
+        counts = np.maximum(1, -(-(stops - starts - 1) // self.max_length))
+        texts = np.repeat(np.arange(len(ends)), counts)
+        within = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = starts[texts] + within * self.max_length
+        return np.stack([places, np.minimum(places + self.max_length + 1, stops[texts])], axis=1), texts
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """Return where rows of whole pieces begin, as many as fit into each in their order, and where the last ends."""
+        firsts, room = [0], self.max_length + 1
+        for index, length in enumerate((places[:, 1] - places[:, 0]).tolist()):
+            if length > room:
+                firsts.append(index)
+                room = self.max_length + 1
+            room -= length
+        return np.array([*firsts, len(places)])
 
     def _losses(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return losses (rows, tokens - 1) in nats, zero at padding, and the mask of real targets."""
