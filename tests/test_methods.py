@@ -34,8 +34,9 @@ SMALL = {  # for models of 32 and 48 numbers a token
 }  # fmt: skip
 HEADS = r"classifier|score|pre_classifier"
 TRAINED = {  # names of trained tensors
-    "full": ".", "gradual": ".", "frozen": "head", "partial": rf"((?<!\d\.)layers?|block)\.1\.|{HEADS}", "bitfit": rf"bias$|{HEADS}",
-    "embeddings": rf"word_embeddings|embed_tokens|shared|{HEADS}", "ia3": rf"ia3_l|{HEADS}", "vera": rf"vera_lambda|{HEADS}",
+    "full": ".", "gradual": ".", "frozen": "head", "partial": rf"((?<!\d\.)layers?|block)\.1\.|{HEADS}",
+    "bitfit": rf"bias$|{HEADS}", "embeddings": rf"word_embeddings|embed_tokens|shared|{HEADS}",
+    "ia3": rf"ia3_l|{HEADS}", "vera": rf"vera_lambda|{HEADS}",
     "lora": rf"lora_[AB]|{HEADS}", "dora": rf"lora_[AB]|lora_magnitude_vector|{HEADS}",
     "adalora": rf"lora_[ABE]|{HEADS}", "oft": rf"oft_R|{HEADS}", "boft": rf"boft_[Rs]|{HEADS}",
     "prefix": rf"prompt_encoder|{HEADS}", "houlsby": rf"\.bottleneck\.|{HEADS}",

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from stepladder import methods, models, objectives, pooled, store, training
-from stepladder.errors import IntegrityError
+from stepladder.errors import ConfigError, IntegrityError
 from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
@@ -66,6 +66,8 @@ class Answerer:
 
         What cannot be merged, virtual tokens and bottlenecks, lies in `adapter` beside its base.
         """
+        if "gguf" in (self.description["decoding"] or {}):
+            raise ConfigError("decoding: what llama.cpp writes is measured, not registered; serve its GGUF file by it")
         model = self.merged().model
         with models.quiet():
             if self.description["form"] == "pooled":

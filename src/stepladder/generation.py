@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepladder import virtual
+from stepladder import llamacpp, virtual
 
 MIN_PREFIX = 32  # tokens; below this, copying keys and values costs what it saves
 
@@ -105,8 +105,15 @@ def _after(model, batch: dict[str, Tensor], continuation: list[int], prefix: Pre
 def generate(model, tokenizer, batch: dict[str, Tensor], *, one_line: bool, **decoding) -> list[str]:
     """Return the text that follows each prompt, without sampling, up to the end-of-text token or the line's end.
 
-    `decoding` are max_new_tokens and num_beams; with `one_line` the first line is the answer.
+    `decoding` are max_new_tokens and num_beams; with `one_line` the first line is the answer. With a `gguf` file and
+    its sha256 llama.cpp writes in the place of the model, and `decoding` are what llamacpp.write takes.
     """
+    if "gguf" in decoding:
+        masks = batch["attention_mask"].bool()
+        prompts = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], masks, strict=True)]
+        file, limit = (decoding.pop("gguf"), decoding.pop("sha256")), decoding.pop("max_new_tokens")
+        options = {"one_line": one_line, "threads": torch.get_num_threads(), **decoding}
+        return llamacpp.write(tokenizer, prompts, file=file, limit=limit, **options)
     plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     end = {"stop_strings": ["\n"], "tokenizer": tokenizer} if one_line else {}
     options = {**decoding, **plain, **end, "pad_token_id": tokenizer.pad_token_id}

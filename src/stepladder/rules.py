@@ -137,6 +137,16 @@ def _phases(found: dict) -> list[tuple]:
             "trainer.gradient_checkpointing",
             "a frozen backbone keeps none",
         ),
+        (
+            "gguf" in (decoding or {}) and found["model"]["kind"] != "decoder",
+            "decoding",
+            "llama.cpp writes for a decoder here; choose decoding: greedy",
+        ),
+        (
+            trains and "gguf" in (decoding or {}),
+            "decoding",
+            f"a GGUF file says what its own weights do, level {level} trains others; take decoding: greedy",
+        ),
         (writes and not decoding, "decoding", "task generation needs decoding; choose decoding: greedy"),
         (task != "generation" and decoding, "decoding", f"task {task} generates nothing; leave decoding out"),
         (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),
