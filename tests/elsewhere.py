@@ -43,7 +43,8 @@ for name, folder in jobs.items():
                 for label in said["labels"]:
                     answer = tokenizer(" " + prompt["words"][label], return_tensors="pt")["input_ids"]
                     if said["form"] == "seq2seq":
-                        steps = model(asked, labels=answer).logits.log_softmax(-1)[0]
+                        begun = torch.cat([torch.tensor([[model.config.decoder_start_token_id]]), answer[:, :-1]], 1)
+                        steps = model(input_ids=asked, decoder_input_ids=begun).logits.log_softmax(-1)[0]
                         scores.append(steps.gather(1, answer[0][:, None]).sum())
                         continue
                     whole = torch.cat([asked, answer], 1)

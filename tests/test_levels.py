@@ -274,7 +274,7 @@ def test_no_text_is_longer_than_the_model_reads_and_what_is_cut_is_told(tiny, ch
     )
     sections = choose("finetune", model, trainer={"max_length": 2000})
     level = levels.load("finetune")(sections, base=tiny / model)
-    facts = level.fit(train, train, state=tmp_path, log=lambda *_: None)
+    facts = level.fit(train, data("classification", 8, seed=1), state=tmp_path, log=lambda *_: None)
     limit = {"bert": 128, "llama": 256}[model]
     said = capsys.readouterr().out
     assert f"trainer.max_length=2000 is lowered to the model's {limit} tokens" in said
@@ -291,7 +291,7 @@ def test_nothing_is_said_of_cuts_where_a_text_just_fits(tiny, choose, tmp_path, 
     longest = max(map(len, models.tokenizer(tiny / "bert")(train["input"].to_list())["input_ids"]))
     for length, cut in ((longest, 0), (longest - 1, 1)):
         level = levels.load("finetune")(choose("finetune", "bert", trainer={"max_length": length}), base=tiny / "bert")
-        facts = level.fit(train, train, state=tmp_path, log=lambda *_: None)
+        facts = level.fit(train, short(4), state=tmp_path, log=lambda *_: None)
         assert (facts["rows_cut"] >= cut) and (facts["rows_cut"] == 0) == (cut == 0)
         assert ("are cut" in capsys.readouterr().out) == bool(cut)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, features, methods, models, settings, store, training, virtual
+from stepladder import answering, doctor, features, methods, models, settings, store, training, virtual
 
 
 class Level(answering.LanguageLevel):
@@ -20,15 +20,19 @@ class Level(answering.LanguageLevel):
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
         answerer.objective.packing = plan.packing
-        parts = [training.encode(answerer.objective, part, train=part is train) for part in (train, val)]
-        num_cut = parts[0].num_cut
+        parts, seen = doctor.encoded(answerer.objective, train, val)
         if answerer.description["form"] == "pooled":
             parts = [features.of(answerer, part, plan, base=self.base) for part in parts]
         facts, self.validated = training.fit(
             (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
         )
-        self.facts |= {"level": self.sections["level"]["name"], "rows_seen": len(train), "rows_cut": num_cut, **facts}
-        self.facts |= {"num_parameters": total, "num_trained_parameters": trained}
+        self.facts |= {
+            "level": self.sections["level"]["name"],
+            "rows_seen": len(train),
+            "rows_cut": seen["cut"],
+            **facts,
+        }
+        self.facts |= {"num_parameters": total, "num_trained_parameters": trained, "doctor": seen}
         return self.facts
 
     def _open(self, train: pl.DataFrame) -> answering.Answerer:

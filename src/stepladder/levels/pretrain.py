@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stepladder import models, objectives, records, store, training, vocabulary
+from stepladder import doctor, models, objectives, records, store, training, vocabulary
 from stepladder.errors import ConfigError
 from stepladder.levels import finetune
 from stepladder.settings import Settings, resolve, speed
@@ -52,12 +52,14 @@ class Level(finetune.Level):
             learned, task="language_modeling", max_length=length, packing=packing
         )
         packed = training.Examples(texts, objective.pack(texts))
+        measured = training.encode(objective, held_out)
+        seen = doctor.look(objective, packed, measured)
         print(f"to pretrain: {plan['max_tokens']:,} tokens of {sum(packed.lengths):,}", flush=True)
         facts, answers = training.fit(
             (model, objective),
             self._settings(plan, length),
             train=packed,
-            val=training.encode(objective, held_out),
+            val=measured,
             state=state / "pretrain",
             log=lambda name, *values: log(f"pretrain/{name}", *values),
         )
@@ -65,9 +67,8 @@ class Level(finetune.Level):
             model.save_pretrained(made)
         learned.save_pretrained(made)
         bits = float(answers["bits"].sum() / answers["num_bytes"].sum())
-        records.write_json(
-            {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts}, made / FACTS
-        )
+        told = {"bits_per_byte": bits, "vocabulary": len(learned), "num_texts": len(texts), **facts, "doctor": seen}
+        records.write_json(told, made / FACTS)
 
     def _settings(self, plan: dict, length: int) -> Settings:
         optimizer = {**self.sections["optimizer"], "learning_rate": plan["learning_rate"]}

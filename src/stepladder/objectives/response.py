@@ -19,6 +19,7 @@ class Objective:
     """Next-token loss on answers; `labels` is None where the answer is free text."""
 
     tasks = ("classification", "generation")
+    continued = True  # the answer's tokens follow the prompt's in one row
 
     def __init__(self, tokenizer, *, task: str, labels: list[str] | None, max_length: int, prompt: Prompt, decoding):
         self.task, self.tokenizer, self.labels, self.max_length = task, tokenizer, labels, max_length
