@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import string
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.scoreboard import tally  # noqa: F401  a fixture for every test
 
 GOOD, BAD = ("fine", "lovely", "moving", "clever"), ("dull", "flat", "noisy", "wooden")
 COMMON = ("a film", "the plot", "its long second act", "music", "every scene of it", "an actor")
+LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "learning_rate": 3e-3, "weight_decay": 0.01, "betas": [0.9, 0.999]}
 TRAINER = {
@@ -118,8 +120,9 @@ def _t5(pieces):
 def _word_pieces():
     from transformers import BertTokenizerFast
 
-    words = sorted({word for phrase in (*GOOD, *BAD, *COMMON) for word in phrase.split()})
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *"0123456789", *(f"##{i}" for i in range(10))]
+    words = {word for phrase in (*GOOD, *BAD, *COMMON) for word in phrase.split()} - set(LETTERS)
+    ends = (f"##{letter}" for letter in LETTERS)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words), *LETTERS, *ends]
     return BertTokenizerFast(vocab={piece: index for index, piece in enumerate(pieces)})
 
 
