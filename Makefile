@@ -4,6 +4,7 @@
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
 # make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
+# make capabilities   the table of what passing tests show, docs/capabilities.md and .json
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
@@ -15,7 +16,7 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story stories faults soak check lint signatures bare-stack bench bench-full
+.PHONY: run proof test story stories faults soak capabilities check lint signatures bare-stack bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -33,6 +34,9 @@ stories: $(READY)
 
 faults: $(READY)
 	pytest -m "fault and not long" --scoreboard docs/scoreboard.json
+
+capabilities: $(READY)
+	pytest -m "capability and not long" --capabilities docs/capabilities
 
 soak: $(READY)
 	OMP_NUM_THREADS=1 python -m tests.faults.soak

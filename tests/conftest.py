@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests import scoreboard
+from tests import capabilities, scoreboard
 from tests.scoreboard import tally  # noqa: F401  a fixture for every test
 
 GOOD, BAD = ("fine", "lovely", "moving", "clever"), ("dull", "flat", "noisy", "wooden")
@@ -35,10 +35,12 @@ TASKS = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew from what is measured")
     parser.addoption("--scoreboard", metavar="FILE", help="keep what the injected faults add up to in this file")
+    parser.addoption("--capabilities", metavar="PATH", help="write PATH.md and PATH.json, what the passed tests show")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(scoreboard.Scoreboard(config.getoption("--scoreboard")))
+    config.pluginmanager.register(capabilities.Capabilities(config.getoption("--capabilities")))
 
 
 @pytest.fixture(autouse=True)

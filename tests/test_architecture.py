@@ -130,6 +130,7 @@ def test_a_stage_runs_its_own_file(stage):
     assert f"pipelines/{STAGE_FILES[stage]}.py" in STAGES[stage]["deps"]
 
 
+@pytest.mark.capability(46)
 @pytest.mark.parametrize("stage", [name for name in STAGES if name not in WHOLE])
 def test_a_stage_depends_on_all_code_that_it_runs_and_on_no_other(stage):
     """What is found by name (levels, sources, ...) is tracked by its fingerprint in build/<c>.yaml instead."""
@@ -188,6 +189,7 @@ ELSEWHERE = {"candidate", "corpus", "runtime"}  # the name; tracked as inputs/<c
 UNUSED = {"fetch": {"data"}, "fetch_data": {"model"}}  # one file for both: a candidate's weights, or a data set
 
 
+@pytest.mark.capability(46)
 @pytest.mark.parametrize("stage", ["fetch", "fetch_data", "prepare", "split", "sweep", "train", "score"])
 def test_a_stage_tracks_every_section_that_it_reads(stage):
     file = PIPELINES / f"{STAGE_FILES[stage]}.py"

@@ -54,12 +54,14 @@ def learned(reviews):
     return vocabulary.learn(reviews["input"], vocab_size=300, context_length=64)
 
 
+@pytest.mark.capability(17)
 @settings(deadline=None, max_examples=60)
 @given(text=st.text(st.sampled_from("ab é\u2028\x85\x1c\r\n\"\\\t\u00a0ß漢😀'")))
 def test_any_text_survives_encoding_and_decoding(learned, text):
     assert learned.decode(learned(text)["input_ids"]) == text
 
 
+@pytest.mark.capability(17)
 def test_a_vocabulary_has_at_most_the_asked_size_and_one_token_begins_ends_and_pads(learned, reviews):
     from stepladder import vocabulary
 

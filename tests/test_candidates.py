@@ -47,6 +47,7 @@ def test_a_sample_of_all_rows_is_all_rows(limit):
     assert candidates.sample(frame, limit, 1) is frame
 
 
+@pytest.mark.capability(47)
 def test_a_key_follows_settings_and_data_and_nothing_else(choose):
     sections, files = choose("finetune", "bert"), {"train": {"path": "a", "sha256": "1"}}
     key = candidates.key(sections, files)

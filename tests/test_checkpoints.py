@@ -84,6 +84,7 @@ def told_once(*runs: Run) -> list:
     return sorted({(name, step): value for run in runs for name, value, step, _ in run.told}.items())
 
 
+@pytest.mark.capability(26)
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_was_stopped_after_any_step_ends_with_the_bits_of_an_unbroken_one(
@@ -126,6 +127,7 @@ def test_two_checkpoints_are_kept_and_the_newest_whole_one_is_chosen(tiny, tmp_p
     assert float((tmp_path / checkpoints.SECONDS).read_text()) > 0
 
 
+@pytest.mark.capability(26)
 @pytest.mark.fault("A4")
 def test_without_the_random_state_a_resumed_fit_differs(tiny, tmp_path, monkeypatch):
     from stepladder import checkpoints

@@ -64,6 +64,7 @@ def refused(path: Path) -> bool:
     return strict.faults(words, "conf") != []
 
 
+@pytest.mark.capability(48)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_key_that_is_wrong_by_one_letter_is_refused(name, conf):
     text = (conf / name).read_text()

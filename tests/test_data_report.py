@@ -3,6 +3,7 @@
 import html.parser
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def test_hostile_text_is_shown_and_never_run():
     assert not any(character in page for character in "\u202e\x1b\u200b")
 
 
+@pytest.mark.capability(49)
 def test_the_page_is_well_formed_and_needs_no_network():
     page = report.page(summary(rows_of("a", "b")))
     assert "http" not in page

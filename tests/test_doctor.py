@@ -174,6 +174,7 @@ def without(monkeypatch, *names: str) -> None:
 BEFORE = {"masked": ("empty",)}  # a guard that sees the same fault first
 
 
+@pytest.mark.capability(22)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_stops_with_its_rows_and_the_cure(name, tiny, monkeypatch):
     guard, options, change, first, second, words, rows = PLANTED[name]
@@ -186,6 +187,7 @@ def test_a_planted_fault_stops_with_its_rows_and_the_cure(name, tiny, monkeypatc
     assert "; " in line or "Known: " in line, "what to do"
 
 
+@pytest.mark.capability(22)
 @pytest.mark.parametrize("name", PLANTED)
 def test_without_its_guard_a_planted_fault_is_not_seen(name, tiny, monkeypatch):
     guard, options, change, first, second, words, _ = PLANTED[name]
@@ -236,6 +238,7 @@ SHIPPED = {
 }
 
 
+@pytest.mark.capability(22)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_samples_raise_no_false_alarm(name, tiny):
     from stepladder import doctor, vocabulary

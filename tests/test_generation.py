@@ -38,6 +38,7 @@ def padded(tokenizer, prompts: list[list[int]]):
 LABELS = {"one token": [[5], [6], [7]], "several tokens": [[5, 9, 11], [6], [7, 8]], "equal starts": [[5, 9], [5, 11]]}
 
 
+@pytest.mark.capability(1)
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 def test_a_label_scores_the_sum_of_the_log_probabilities_of_its_tokens(opened, labels):
     from stepladder import generation
@@ -105,6 +106,7 @@ def whole_logits(model, ids: list[int]):
     return model(torch.tensor([ids])).logits[0]
 
 
+@pytest.mark.capability(1)
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_generated_texts_equal_those_of_transformers_row_by_row(opened, num_beams):
     import torch

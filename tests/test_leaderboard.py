@@ -371,6 +371,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
+@pytest.mark.capability(49)
 def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     board = json.loads(json.dumps(board))
     board["rows"][1]["model"] = "<script>alert(1)</script>"

@@ -222,6 +222,7 @@ def test_a_folder_without_a_description_is_no_finished_model(tmp_path):
         answering.load(tmp_path)
 
 
+@pytest.mark.capability(3)
 def test_few_shot_examples_come_from_train_and_are_written_down(made):
     _, folder, facts, _, _ = made("prompt")
     shots = json.loads((folder / "stepladder.json").read_text())["prompt"]["shots"]
@@ -296,6 +297,7 @@ def test_nothing_is_said_of_cuts_where_a_text_just_fits(tiny, choose, tmp_path, 
         assert ("are cut" in capsys.readouterr().out) == bool(cut)
 
 
+@pytest.mark.capability(18)
 def test_pretraining_reports_bits_per_byte_and_learns(made, choose, tmp_path):
     _, _, facts, told, _ = made("scratch")
     before = facts["pretraining"]

@@ -56,6 +56,15 @@ REFUSED = {
 }  # fmt: skip
 PAIRS = [(method, model) for method in METHODS for model in MODELS if (method, model) not in REFUSED]
 PAIRS = [pair for pair in PAIRS if pair != ("bitfit", "llama head")]  # a head alone: that is `frozen`
+ROWS = {  # of tests/capabilities.yaml
+    5: ("full",), 6: ("frozen", "partial", "bitfit", "embeddings", "gradual"), 7: ("lora", "lora_plus", "pissa"),
+    8: ("dora", "rslora"), 10: ("prefix", "prompt_tuning", "prompt_tuning_text", "p_tuning"),
+    11: ("houlsby", "pfeiffer", "ia3"),
+}  # fmt: skip
+MARKED = [
+    pytest.param(*pair, marks=[pytest.mark.capability(row) for row, methods in ROWS.items() if pair[0] in methods])
+    for pair in PAIRS
+]
 
 
 def section(method: str) -> dict:
@@ -105,7 +114,7 @@ def test_what_a_model_cannot_have_is_refused_with_the_reason(method, model, tiny
         level._open(sentences(8))
 
 
-@pytest.mark.parametrize(("method", "model"), PAIRS)
+@pytest.mark.parametrize(("method", "model"), MARKED)
 def test_the_tensors_that_a_method_names_move_and_no_other(method, model, made):
     before, after, _, _ = made(method, model)
     pattern = re.compile(TRAINED[LIKE.get(method, method)])
@@ -128,7 +137,7 @@ def tied(model, named: set[str]) -> set[str]:
     return {name for name, weight in weights.items() if weight.data_ptr() in places}
 
 
-@pytest.mark.parametrize(("method", "model"), PAIRS)
+@pytest.mark.parametrize(("method", "model"), MARKED)
 def test_as_many_parameters_are_trained_as_the_file_of_the_method_says(method, model, made, tiny):
     _, _, _, facts = made(method, model)
     text = (compose.CONF / "method" / f"{method}.yaml").read_text()
@@ -177,7 +186,7 @@ def sizes(base: Path, method: str, *, head: bool) -> dict:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "model"), PAIRS)
+@pytest.mark.parametrize(("method", "model"), MARKED)
 def test_the_loss_on_what_is_learnt_falls(method, model, made):
     before, after, _, _ = made(method, model)
     assert loss(after) < loss(before)
@@ -228,7 +237,7 @@ def test_others_libraries_open_what_each_saves_and_answer_the_same(made):
         assert ours == pytest.approx(answered[" ".join(pair)], abs=1e-5), pair
 
 
-@pytest.mark.parametrize(("method", "model"), PAIRS)
+@pytest.mark.parametrize(("method", "model"), MARKED)
 def test_the_exported_form_stands_alone_and_answers_the_same(method, model, made, tmp_path):
     from stepladder import answering
 

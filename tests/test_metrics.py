@@ -76,6 +76,7 @@ def test_an_unknown_metric_is_named_with_its_nearest() -> None:
         metrics.load("acuracy")
 
 
+@pytest.mark.capability(27)
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 80), st.sampled_from(LABELS))

@@ -115,6 +115,7 @@ def test_the_response_loss_is_the_one_of_transformers_with_the_prompt_masked(tas
     assert len({len(e["answer"]) for e in examples}) > 1
 
 
+@pytest.mark.capability(15)
 @pytest.mark.parametrize("name", ["bert", "distilbert", "llama"])
 def test_the_supervised_loss_is_the_one_of_the_sequence_classifier(name, tiny, reviews):
     import torch
@@ -282,6 +283,7 @@ def test_packed_documents_have_the_loss_of_each_of_them_alone(tiny):
     assert abs(losses["joined"] - nats / count) > 1e-3
 
 
+@pytest.mark.capability(16)
 @pytest.mark.parametrize("task", ["classification", "generation"])
 def test_the_seq2seq_loss_and_scores_are_those_of_transformers(task, tiny, reviews):
     import torch

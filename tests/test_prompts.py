@@ -35,6 +35,7 @@ def test_braces_in_an_input_are_text():
     assert Prompt("{input}!").question("{answer_name} {0} {}") == "{answer_name} {0} {}!"
 
 
+@pytest.mark.capability(3)
 def test_examples_are_k_of_each_class_by_seed():
     chosen = choose_shots(frame(40), per_class=3, seed=1, by_label=True)
     assert sorted(target for _, target in chosen) == ["neg"] * 3 + ["pos"] * 3

@@ -193,6 +193,7 @@ def test_what_cannot_be_merged_is_registered_beside_its_base_with_the_code_it_ne
     same(answers(f"models:/{MODEL}@champion", read(name)["input"].to_list()), name)
 
 
+@pytest.mark.capability(47)
 def test_a_model_that_was_tampered_with_is_refused_and_leaves_no_version(runs):
     from safetensors.torch import load_file, save_file
 

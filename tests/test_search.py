@@ -42,6 +42,7 @@ def trial(config: dict, changes: dict) -> dict:
     return found
 
 
+@pytest.mark.capability(24)
 def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(place, choose, monkeypatch, capsys):
     opened, read = [], records.read
     monkeypatch.setattr(records, "read", lambda path: opened.append(str(path)) or read(path))
@@ -71,6 +72,7 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     assert not list(Path("state", "sweep").glob("*/*/fit")), "weights of trials are not kept"
 
 
+@pytest.mark.capability(24)
 def test_a_search_that_was_stopped_tries_no_trial_twice(place, choose, monkeypatch):
     sweep = {"parameters": {"optimizer.learning_rate": [1e-3, 2e-3, 3e-3]}, "max_rows": 16, "max_epochs": 1}
     config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}

@@ -38,6 +38,7 @@ def test_a_source_reads_a_path_and_takes_its_options_by_keyword_without_defaults
         assert option.default is option.empty, "a default lives in conf/"
 
 
+@pytest.mark.capability(19)
 @SETTINGS
 @given(rows=st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=6))
 def test_csv_keeps_every_field_byte_for_byte(tmp_path, rows):
@@ -47,6 +48,7 @@ def test_csv_keeps_every_field_byte_for_byte(tmp_path, rows):
     assert [(r["input"], r["target"]) for r in csv.read(path, columns=None, delimiter=",")] == rows
 
 
+@pytest.mark.capability(19)
 @SETTINGS
 @given(rows=st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=6), ascii_only=st.booleans())
 def test_jsonl_keeps_every_field_byte_for_byte(tmp_path, rows, ascii_only):
@@ -165,6 +167,7 @@ def test_the_line_to_paste_keeps_where_the_data_lie(tmp_path):
     assert 'set: {data: {..., columns: {input: "text", target: "more"}}}' in said
 
 
+@pytest.mark.capability(19)
 def test_a_column_map_keeps_group_time_and_split_and_empty_ones_become_null(tmp_path):
     path = write(tmp_path / "a.tsv", "t\tl\tg\tf\na\tb\t\ttrain\n")
     columns = {"input": "t", "target": "l", "group": "g", "split": "f"}
@@ -172,6 +175,7 @@ def test_a_column_map_keeps_group_time_and_split_and_empty_ones_become_null(tmp_
     assert list(csv.read(path, columns=columns, delimiter="\t")) == [expected]
 
 
+@pytest.mark.capability(19)
 def test_parquet_columns_become_text_and_nested_ones_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pl.DataFrame({"text": ["NA", "007"], "label": [1, 1]}).write_parquet(path)
@@ -184,6 +188,7 @@ def test_parquet_columns_become_text_and_nested_ones_are_refused(tmp_path):
     assert "not a readable Parquet file" in refusal(parquet.read, path, columns=None)
 
 
+@pytest.mark.capability(19)
 def test_a_hub_snapshot_is_read_file_by_file(tmp_path):
     write(tmp_path / "data" / "b.csv", "input,target\nb,y\n")
     write(tmp_path / "data" / "a.jsonl", '{"input": "a", "target": "x"}\n')
@@ -193,6 +198,7 @@ def test_a_hub_snapshot_is_read_file_by_file(tmp_path):
     assert "no file matches" in refusal(hub.read, tmp_path, columns=None, files="*.arrow")
 
 
+@pytest.mark.capability(19)
 def test_text_is_cut_into_paragraphs_or_lines_and_a_file_may_be_a_group(tmp_path):
     write(tmp_path / "b.txt", "One\ntwo.\r\n\r\n\nThree.\n")
     write(tmp_path / "a.md", "\ufeffFour.")

@@ -38,6 +38,7 @@ def sides(parts):
     return {identity: part for part, frame in parts.items() for identity in frame["id"]}
 
 
+@pytest.mark.capability(23)
 @SETTINGS
 @given(num_rows=st.integers(100, 300), added=st.integers(0, 200), seed=st.integers(0, 9), grouped=st.booleans())
 def test_adding_records_moves_no_old_one(num_rows, added, seed, grouped):
@@ -48,6 +49,7 @@ def test_adding_records_moves_no_old_one(num_rows, added, seed, grouped):
     assert before == {identity: after[identity] for identity in before}
 
 
+@pytest.mark.capability(23)
 @SETTINGS
 @given(num_groups=st.integers(40, 200), name=st.sampled_from(["hash", "stratified"]), seed=st.integers(0, 9))
 def test_every_record_goes_to_one_part_in_order_and_groups_stay_whole(num_groups, name, seed):
@@ -60,6 +62,7 @@ def test_every_record_goes_to_one_part_in_order_and_groups_stay_whole(num_groups
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
+@pytest.mark.capability(23)
 @SETTINGS
 @given(num_rows=st.integers(60, 500), num_labels=st.integers(2, 5), seed=st.integers(0, 9))
 def test_stratified_shares_are_exact_to_the_record(num_rows, num_labels, seed):
@@ -78,6 +81,7 @@ def test_shuffled_records_and_another_case_of_the_input_go_to_the_same_parts():
     assert sides(divide(frame, seed=43)) != expected
 
 
+@pytest.mark.capability(23)
 @SETTINGS
 @given(years=st.lists(st.integers(1, 3000), min_size=20, max_size=60))
 def test_the_past_trains_and_no_time_is_on_two_sides(years):
@@ -109,6 +113,7 @@ def test_times_that_cannot_be_ordered_get_one_line(times, message):
         divide(table(20, times=times), name="time")
 
 
+@pytest.mark.capability(23)
 def test_a_column_decides_and_is_not_written():
     frame = table(6).with_columns(split=pl.Series(["test", "val", "train"] * 2))
     parts = divide(frame, name="column", column="split")
@@ -120,6 +125,7 @@ def test_a_column_decides_and_is_not_written():
         divide(frame, name="column", column="spilt")
 
 
+@pytest.mark.capability(23)
 @pytest.mark.parametrize("leak", ["group", "input"])
 def test_a_leak_across_parts_is_refused(leak):
     same = {"group": pl.lit("speech 1").alias("group"), "input": pl.lit("Same").alias("input")}

@@ -30,6 +30,7 @@ def drawn(share: float, num_rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(num_rows) < share
 
 
+@pytest.mark.capability(29)
 @pytest.mark.parametrize("name", ["accuracy", "log_loss"])
 def test_an_interval_equals_scipys_bca(name: str) -> None:
     frame = answered(drawn(0.8, 150, 3))
@@ -62,6 +63,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.90 <= covered / 200 <= 0.99
 
 
+@pytest.mark.capability(29)
 def test_equal_candidates_are_rarely_called_different() -> None:
     called = 0
     for seed in range(150):
@@ -71,6 +73,7 @@ def test_equal_candidates_are_rarely_called_different() -> None:
     assert called / 150 <= 0.09
 
 
+@pytest.mark.capability(29)
 def test_a_true_gain_is_found_and_its_sign_is_better() -> None:
     worse = drawn(0.75, 1000, 7)
     better = worse | drawn(0.3, 1000, 8)
@@ -81,6 +84,7 @@ def test_a_true_gain_is_found_and_its_sign_is_better() -> None:
     assert loss["low"] > 0
 
 
+@pytest.mark.capability(29)
 def test_the_paired_test_agrees_with_the_exact_mcnemar_test() -> None:
     a, b = np.ones(40, dtype=bool), np.ones(40, dtype=bool)
     a[:3], b[3:14] = False, False

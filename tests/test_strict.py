@@ -90,6 +90,7 @@ def test_the_shipped_table_is_accepted():
     assert set(strict.params(ROOT / "params.yaml")["candidates"]) >= {"majority", "zero_shot", "lora", "scratch"}
 
 
+@pytest.mark.capability(48)
 def test_all_faults_are_told_at_once_one_line_each(tmp_path):
     rows = {
         "a": LORA | {"method": "lroa"},

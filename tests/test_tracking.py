@@ -54,6 +54,7 @@ def held(one, run: str) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.capability(31)
 def test_telling_twice_changes_nothing(place):
     one = tracker()
     run = one.tell(entry())
@@ -89,6 +90,7 @@ def test_long_parameters_and_histories_arrive(place):
     assert found["history"]["test/accuracy"] == [(2500, 0.75)]
 
 
+@pytest.mark.capability(31)
 def test_filters_on_metrics_params_and_tags_find_the_run(place):
     one = tracker()
     run, other = one.tell(entry(tags={"level": "finetune"})), one.tell(entry(key="b", metrics={"test/accuracy": 0.4}))
@@ -209,6 +211,7 @@ def test_a_run_carries_the_commit_of_its_training_and_none_where_another_trainin
         assert {name: value for name, value in told.items() if name.startswith("mlflow")} == tags
 
 
+@pytest.mark.capability(47)
 def test_the_config_of_a_run_is_the_one_that_was_trained(candidate):
     from stepladder import sync
 
@@ -233,6 +236,7 @@ def test_each_candidate_is_told_to_its_own_store_and_experiment(candidate):
         assert [run.info.run_id for run in one.client.search_runs([one.experiment])] == [found[name]]
 
 
+@pytest.mark.capability(31)
 def test_a_run_by_hand_is_told_with_config_facts_and_commit(candidate, choose, monkeypatch):
     from stepladder import runs, sync
 

@@ -194,6 +194,7 @@ def test_the_first_losses_of_a_tiny_run_are_the_golden_ones(tiny, tmp_path, requ
             assert found[form][name] == pytest.approx(values, abs=2e-4), "run with --update-golden to accept"
 
 
+@pytest.mark.capability(25)
 def test_the_best_weights_by_the_watched_metric_come_back_not_the_last(tiny, tmp_path):
     flipped = sentences(16).with_columns(pl.col("target").replace({"good": "bad", "bad": "good"}))
     run = Run(tiny, tmp_path, val=flipped, settings={"max_epochs": 4, "patience": 9, "batch_size": 4})
@@ -209,6 +210,7 @@ def test_the_best_weights_by_the_watched_metric_come_back_not_the_last(tiny, tmp
     assert run.answers.equals(again), "the validation that chose the weights has answered val already"
 
 
+@pytest.mark.capability(27)
 @pytest.mark.parametrize("monitor", ["accuracy", "log_loss"])
 def test_any_metric_of_the_task_can_be_watched_the_right_way_round(monitor, tiny, tmp_path):
     run = Run(tiny, tmp_path, settings={"max_epochs": 3, "monitor": monitor})
@@ -219,6 +221,7 @@ def test_any_metric_of_the_task_can_be_watched_the_right_way_round(monitor, tiny
     assert facts["best_step"] in {step for name, value, step, _ in run.told if value == best}
 
 
+@pytest.mark.capability(25)
 def test_early_stopping_stops_after_so_many_checks_without_a_better_value(tiny, tmp_path):
     flipped = sentences(24).with_columns(pl.col("target").replace({"good": "bad", "bad": "good"}))
     run = Run(tiny, tmp_path, val=flipped, settings={"max_epochs": 30, "patience": 2, "batch_size": 4})

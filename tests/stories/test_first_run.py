@@ -38,6 +38,7 @@ def test_the_leaderboard_ranks_all_candidates_with_their_levels(story):
         assert (story.path / f"reports/leaderboard.{end}").stat().st_size > 500
 
 
+@pytest.mark.capability(31)
 def test_each_candidate_is_one_tracked_run_that_filters_find(story):
     client = mlflow.MlflowClient(f"sqlite:///{story.path / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "stepladder"]
@@ -62,6 +63,7 @@ def test_the_sweep_hands_its_winner_to_train(story):
     assert PARAMS["candidates"]["lora"]["sweep"] == "two_rates"
 
 
+@pytest.mark.capability(46)
 def test_a_second_run_does_nothing_and_the_verdict_is_told(story):
     done = story.run("dvc", "repro")
     assert done.code == 0 and story.stages_run(done.out) == []
