@@ -18,13 +18,13 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "search sync exporter by_hand",
     "candidates registry",
     "levels tracking compose strict typed rules shipped",
-    "answering training learner checkpoints forecast features doctor",
+    "adapting answering training learner checkpoints forecast features doctor",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches virtual",
     "leaderboard work splits prompts assets fingerprints dialects report tokens",
-    "records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store integrity"
-    " speech",
+    "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
+    " integrity speech",
     "disk numerics",
     "errors interruption",
 )

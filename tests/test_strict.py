@@ -21,6 +21,7 @@ BASE = {
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
 HALVES = LORA | {"model": "local_encoder_decoder", "set": {"model": {"asset": {"path": "state/t5"}}}}
+ADAPT = {"level": "adapt", "model": "minilm", "corpus": "plain_english"}
 HEADED = LORA | {"model": "smollm2", "objective": "supervised", "prompt": "none"}
 PROMPT = {"level": "prompt", "model": "smollm2"}
 RAW = {"task": "language_modeling", "objective": "none", "prompt": "none"}
@@ -125,7 +126,11 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         (LORA | {"set": {"data": {"options": {"min_score": 1.0}}}}, "set.data.options.min_score", "same for all"),
         (LORA | {"set": {"split": {"val": 0.2}}}, "set.split.val", "same for all"),
         (LORA | {"prompt": "zero_shot"}, "prompt", "an encoder wants"),
-        (LORA | {"corpus": "plain_english"}, "corpus", "never reads corpus"),
+        (LORA | {"corpus": "plain_english"}, "corpus", "no phase reads it; take level: adapt"),
+        (LORA | {"level": "adapt"}, "level", "phase adapt reads a corpus"),
+        (ADAPT | {"set": {"level": {"phases": ["finetune", "adapt"]}}}, "set.level.phases", "the order is [adapt, f"),
+        (ADAPT | {"set": {"level": {"phases": ["finetune"]}}}, "corpus", "no phase reads it"),
+        (LORA | {"set": {"objective": {"name": "masked"}}}, "set.objective.name", "answers no task"),
         (LORA | {"model": "distil_minilm", "method": "prefix"}, "method", "DistilBERT has no place for a prefix"),
         (HEADED | {"method": "p_tuning"}, "method", "a learnt prompt has none of; take prefix"),
         (HEADED | {"method": "prompt_tuning"}, "method", "or objective: response"),

@@ -101,7 +101,7 @@ def test_a_saved_tokenizer_does_not_tell_how_it_was_asked_last(tiny, tmp_path):
 
 
 def test_texts_of_a_file_are_inputs_then_targets_each_once_in_their_order(tmp_path, monkeypatch):
-    from stepladder.levels.pretrain import Texts
+    from stepladder.corpora import Texts
 
     monkeypatch.setattr(records, "PIECE_BYTES", 400)
     monkeypatch.setattr(records, "PIECE_ROWS", 2)
@@ -150,7 +150,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from stepladder import tokens
-from stepladder.levels.pretrain import Texts
+from stepladder.corpora import Texts
 class Quick(list):  # real ones need a minute for so much text
     def __call__(self, texts, **_):
         return {"input_ids": [list(text[::9].encode()) for text in texts]}

@@ -4,7 +4,7 @@ A folder holds the ecosystem's own files (`save_pretrained`: safetensors, tokeni
 `stepladder.json`, which says how the answer is read off:
 {"form": "classifier", "objective": "supervised", "labels": ["negative", "positive"], "base": "state/store/models/..."}
 `base` names the folder of weights that are not in this one (adapters, frozen backbones, prompting), relative to the
-repository's root.
+repository's root; `./base` is a part of this one, of a base that was adapted to its domain first.
 """
 
 import json
@@ -19,6 +19,7 @@ from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
+OWN = "./base"  # folder of a base that is no other's
 ADAPTER = "adapter"  # folder of what an exported model could not merge
 KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
 
@@ -48,7 +49,8 @@ class Answerer:
         folder.mkdir(parents=True, exist_ok=True)
         adapter = methods.adapted(self.model)
         if adapter:
-            methods.save(self.model, folder, base=self.description["base"])
+            base = self.description["base"]
+            methods.save(self.model, folder, base=None if base == OWN else base)
         elif self.description["form"] == "pooled" or self.description["base"] is None:
             with models.quiet():
                 self.model.save_pretrained(folder)
@@ -150,7 +152,7 @@ def read(folder: Path) -> dict:
 def load(folder: Path) -> Answerer:
     """Return the Answerer that was saved in `folder`."""
     saved = read(folder)
-    base = store.root() / saved["base"] if saved["base"] else folder
+    base = folder / OWN if saved["base"] == OWN else store.root() / saved["base"] if saved["base"] else folder
     seed, precision = 0 if saved["base"] else None, saved["inference"]["precision"]
     model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision)
     if saved["form"] == "pooled":

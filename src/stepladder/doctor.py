@@ -40,7 +40,7 @@ class Case:
     @property
     def modelled(self) -> bool:
         """Whether raw text is all there is: its rows hold several records, or parts of one."""
-        return self.objective.task == "language_modeling"
+        return self.objective.task in (None, "language_modeling")
 
     @property
     def written(self) -> bool:
@@ -90,6 +90,8 @@ def nameless(objective) -> Iterator[Finding]:
 
 def predicted(row: dict) -> int:
     """Return how much a row gives the loss: its answer's tokens, its label, or each token but the first of a text."""
+    if "predicted" in row:
+        return row["predicted"]
     if "answer" in row:
         return len(row["answer"])
     if "label" in row:
@@ -134,7 +136,7 @@ def endless(case: Case) -> Iterator[Finding]:
         rows = [i for i, row in case.rows() if row["answer"][-1:] != [end]]
         cure = "the objective must close each answer with eos_token"
         yield from of_rows("train", size, "have an answer without an end", rows, cure)
-    elif case.modelled and not any(end in row["ids"] for row in _spread(case.train.rows)):
+    elif case.objective.task and case.modelled and not any(end in row["ids"] for row in _spread(case.train.rows)):
         yield Finding("train: no end-of-text token between the texts", (), "the objective must put one between them")
 
 
@@ -252,6 +254,8 @@ def _sample(case: Case) -> str:
     read, learnt = case.tokenizer.decode(row["ids"]), ""
     if "answer" in row:
         learnt = case.tokenizer.decode(row["answer"])
+    elif "predicted" in row:
+        learnt = f"{row['predicted']} tokens, drawn anew at each step"
     elif "label" in row:
         learnt = case.objective.labels[row["label"]]
     else:

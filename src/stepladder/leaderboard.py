@@ -236,8 +236,13 @@ def _price(root: Path, row: dict) -> dict:
         "examples_per_second": costs.get("evaluate", {}).get("examples_per_second"),
         "peak_memory_bytes": max((cost.get("peak_memory_bytes") or 0 for cost in costs.values()), default=0) or None,
         "model_bytes": _size(root / "models" / row["candidate"]),
-        "base_bytes": _size(Path(os.environ.get("DVC_ROOT") or root) / row["base"]) if row["base"] else 0,
+        "base_bytes": _size(Path(os.environ.get("DVC_ROOT") or root) / row["base"]) if _elsewhere(row["base"]) else 0,
     }
+
+
+def _elsewhere(base: str | None) -> bool:
+    """Say whether a model's base lies outside its own folder."""
+    return bool(base) and not base.startswith("./")
 
 
 def _size(path: Path) -> int | None:

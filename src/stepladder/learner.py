@@ -36,6 +36,8 @@ class Learner(lightning.LightningModule):
         self.watch = Watch(not_finite=settings.not_finite, divergence=settings.divergence)
         self.step = None  # loss and rows of the batch that a step is about to be taken for
         self.trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        silent = objective.task in (None, "generation")  # no task to answer, or one whose answers are slow to write
+        self.unwritten = silent and settings.monitor == "loss"
         adapters.begin(model, total_steps)
 
     def on_train_epoch_start(self):
@@ -76,15 +78,14 @@ class Learner(lightning.LightningModule):
         adapters.stepped(self.model, self.global_step)  # a checkpoint of this step is written later
 
     def validation_step(self, batch, _index):
-        unwritten = self.settings.monitor == "loss" and self.objective.task == "generation"  # writing is slow
-        self.rows += self._answered(self.objective.losses if unwritten else self.objective.answer, batch)
+        self.rows += self._answered(self.objective.losses if self.unwritten else self.objective.answer, batch)
 
     def on_validation_epoch_end(self):
         values = {"val/loss": sum(row["loss"] for row in self.rows) / sum(row["tokens"] for row in self.rows)}
         if not math.isfinite(values["val/loss"]):
             raise NumericsError(f"validation after step {self.global_step}: loss is {values['val/loss']}")
         predictions = None
-        if self.settings.monitor != "loss" or self.objective.task != "generation":
+        if not self.unwritten:
             predictions = self.objective.predictions(self.val, self.rows)
             scores = metrics.evaluate(predictions, self.objective.task)
             values |= {f"val/{name}": value for name, value in scores.items() if value is not None}

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -84,6 +86,22 @@ def causal(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedMod
 def seq2seq(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the encoder-decoder; raises IntegrityError when any of its weights is missing."""
     return _language_model(AutoModelForSeq2SeqLM, folder, dtype)
+
+
+def masked(folder: Path, *, seed: int) -> PreTrainedModel:
+    """Return the encoder with a head that finds hidden tokens: its own, drawn from `seed` where it brings none."""
+    with opening(folder), _seeded(seed):
+        model, report = AutoModelForMaskedLM.from_pretrained(folder, **STRICT)
+    require_backbone(folder, model, report, fresh_head=True)
+    return model.eval()
+
+
+def save_backbone(model: PreTrainedModel, base: Path, folder: Path) -> None:
+    """Write the model of `base` with the backbone's weights of `model`; what only `base` has, a pooler, stays."""
+    with opening(base):
+        whole, _ = AutoModel.from_pretrained(base, **STRICT)
+    whole.load_state_dict(model.base_model.state_dict(), strict=False)
+    whole.save_pretrained(folder)
 
 
 def _language_model(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:

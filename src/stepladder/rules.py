@@ -107,12 +107,14 @@ def _answers(found: dict) -> list[tuple]:
     frozen, modeling = (found["method"] or {}).get("name") == "frozen", task == "language_modeling"
     aimless = found["optimizer"] and objective in (None, "language_modeling")
     wanted = "objective: supervised, prompt: none"
+    idle = objective in ("masked", "spans")  # the losses of phase adapt
     bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
     return [
         (both and head, "objective", "an encoder_decoder answers by writing; it wants objective: response"),
+        (idle, "objective.name", f"{objective} answers no task; level: adapt learns by it"),
         (objective == "seq2seq", "objective.name", f"{halves} objective: response and model.kind: encoder_decoder"),
         (both and modeling, "task", "an encoder_decoder models no raw text here; take a decoder"),
-        (encoder and not (head or modeling), "objective", f"an encoder wants {wanted}"),
+        (encoder and not (head or modeling or idle), "objective", f"an encoder wants {wanted}"),
         (aimless and not (encoder or modeling), "objective", f"{task} wants objective: response (labels: or {wanted})"),
         (frozen and not (head or encoder), "method", f"a frozen decoder trains its head alone; it wants {wanted}"),
         (head and prompt, "prompt", f"a head never reads a prompt (an encoder wants {wanted})"),
@@ -129,8 +131,14 @@ def _phases(found: dict) -> list[tuple]:
     writes, prompt = task == "generation" and level != "baseline", found["prompt"] or {"name": "", "num_shots": 0}
     shots = f"num_shots={prompt['num_shots']}; few_shot has at least 1, zero_shot 0"
     trainer, frozen = found["trainer"] or {}, (found["method"] or {}).get("name") == "frozen"
+    phases, corpus = found["level"].get("phases", ["finetune"]), found["corpus"]
+    order = f"{phases}: the order is [adapt, finetune], or [finetune] alone"
+    idle = "no phase reads it; take level: adapt, which reads it first, or leave it out"
     rounded = "weights in bf16 do not learn: a small step is lost in rounding (loss .693 against .683); take bf16-mixed"
     return [
+        (phases not in (["finetune"], ["adapt", "finetune"]), "level.phases", order),
+        ("adapt" in phases and not corpus, "level", "phase adapt reads a corpus; name one, as corpus: plain_english"),
+        (level == "finetune" and corpus and "adapt" not in phases, "corpus", idle),
         (trains and trainer.get("precision") == "bf16-true", "trainer.precision", rounded),
         (
             frozen and trainer.get("gradient_checkpointing"),

@@ -2,13 +2,16 @@
 
 A head answers where the objective is `supervised` (encoders; decoders without a prompt), the model itself where it is
 `response`. With method `frozen` the backbone runs once over the data and only a linear layer is trained.
+With phases [adapt, finetune] the base first reads the corpus; what was made of it is saved along, in `base/`.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, doctor, features, methods, models, settings, store, training, virtual
+from stepladder import adapting, answering, doctor, features, methods, models, settings, store, training, virtual
 
 
 class Level(answering.LanguageLevel):
@@ -16,6 +19,9 @@ class Level(answering.LanguageLevel):
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Train with early stopping on val and restore the best weights; return what was seen and reached."""
+        if self.adapts:
+            self.base = adapting.of(self.base, corpus, self.sections, state=state / "adapt", log=log)
+            self.facts["adapting"] = json.loads((self.base / adapting.FACTS).read_text())
         self.answerer = self._open(train)
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
@@ -34,6 +40,17 @@ class Level(answering.LanguageLevel):
         }
         self.facts |= {"num_parameters": total, "num_trained_parameters": trained, "doctor": seen}
         return self.facts
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the base reads the corpus first."""
+        return "adapt" in self.sections["level"].get("phases", ())
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that transformers (and peft, for adapters) open without this package."""
+        super().save(folder)
+        if self.answerer.description["base"] == answering.OWN:
+            shutil.copytree(self.base, folder / answering.OWN, copy_function=shutil.copyfile)
 
     def _open(self, train: pl.DataFrame) -> answering.Answerer:
         sections = self.sections
@@ -54,6 +71,6 @@ class Level(answering.LanguageLevel):
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],
             longest=models.longest(model, tokenizer) - virtual.count(model),
-            base=None if whole else store.shown(self.base),
+            base=None if whole else answering.OWN if self.adapts else store.shown(self.base),
         )
         return answering.Answerer(model, tokenizer, description, runtime=sections["runtime"])

@@ -34,7 +34,7 @@ class Objective(response.Objective):
         return self._answer_ids(label)
 
     def _token_losses(self, model, batch: dict) -> tuple[Tensor, Tensor]:
-        losses, wanted = _losses(model, _read(batch), batch["answers"])
+        losses, wanted = token_losses(model, _read(batch), batch["answers"])
         return losses.sum(1), (wanted != IGNORED).sum(1)
 
     def _scores(self, model, batch: dict) -> Tensor:
@@ -43,7 +43,7 @@ class Objective(response.Objective):
             encoder = getattr(model, "get_base_model", lambda: model)().get_encoder()
             read = {"encoder_outputs": encoder(**read), "attention_mask": read["attention_mask"]}
         rows = len(batch["row"])
-        return torch.stack([-_losses(model, read, [ids] * rows)[0].sum(1) for ids in self.label_ids], dim=1)
+        return torch.stack([-token_losses(model, read, [ids] * rows)[0].sum(1) for ids in self.label_ids], dim=1)
 
     def _written(self, model, batch: dict) -> list[dict]:
         plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -59,7 +59,7 @@ def _read(batch: dict) -> dict[str, Tensor]:
     return {key: batch[key] for key in ("input_ids", "attention_mask")}
 
 
-def _losses(model, read: dict, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+def token_losses(model, read: dict, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Return the nats of each token of the answers (rows, width), zero where a row has no more, and the tokens."""
     wanted = torch.full((len(answers), max(1, *map(len, answers))), IGNORED)
     for row, answer in enumerate(answers):
