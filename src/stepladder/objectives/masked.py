@@ -96,12 +96,21 @@ class Objective:
         return seen.to(device), ids.masked_fill(~chosen, IGNORED).to(device)
 
     def _nats(self, model, batch: dict[str, Tensor], seeds: list[int] | None) -> Tensor:
+        """Return the nats of each token, (rows, tokens), zero where nothing is hidden; the head sees no others."""
         seen, wanted = self.hide(batch, seeds)
-        logits = model(input_ids=seen, attention_mask=batch["attention_mask"]).logits.float()
-        flat = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED
-        )
-        return flat.view_as(wanted)
+        hidden = wanted != IGNORED
+
+        def only_hidden(_model, _given, found):
+            found.last_hidden_state = found.last_hidden_state[hidden][None]
+            return found
+
+        hook = model.base_model.register_forward_hook(only_hidden)
+        try:
+            logits = model(input_ids=seen, attention_mask=batch["attention_mask"]).logits[0].float()
+        finally:
+            hook.remove()
+        nats = torch.nn.functional.cross_entropy(logits, wanted[hidden], reduction="none")
+        return torch.zeros(wanted.shape, device=nats.device).masked_scatter(hidden, nats)
 
 
 def joined(found: tokens.Tokens, size: int) -> Cut:
