@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import corpora, doctor, models, objectives, records, store, training, work
+from stepladder import corpora, curriculum, doctor, models, objectives, records, store, training, work
 from stepladder.errors import ConfigError
 from stepladder.settings import Settings, resolve, speed
 
@@ -29,7 +29,7 @@ def of(base: Path, corpus: dict[str, Path] | None, sections: dict, *, state: Pat
     """
     if corpus is None:
         raise ConfigError("corpus: phase adapt needs one; name a data set, for example corpus=plain_english")
-    names = ("level", "model", "trainer", "seed", "code")
+    names = ("level", "model", "trainer", "curriculum", "seed", "code")
     content = [{name: sections.get(name) for name in names}, store.hashes(base), work.versions()]
     content += [{part: store.sha256(file) for part, file in corpus.items()}]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -47,6 +47,7 @@ def learn(learning, texts: corpora.Texts, held_out: pl.DataFrame, plan: Settings
     measured = training.encode(objective, held_out)
     seen = doctor.look(objective, packed, measured)
     steps = f"{plan.max_steps:,} steps of {plan.batch_size} rows"
+    packed = curriculum.scored(packed, objective, plan.curriculum, seed=plan.seed)
     print(f"to read: {steps}, of {sum(packed.lengths):,} tokens in {len(packed.rows):,} rows", flush=True)
     facts, answers = training.fit(learning, plan, train=packed, val=measured, state=state, log=log)
     if answers is not None:
@@ -69,7 +70,13 @@ def settings(sections: dict, plan: dict, max_length: int, optimizer: dict) -> Se
         **speed(sections["runtime"]),
         optimizer={**optimizer, "learning_rate": plan["learning_rate"], "weight_decay": plan["weight_decay"]},
         scheduler={"name": "cosine", "warmup_share": plan["warmup_share"]},
+        curriculum=_order(sections["curriculum"]),
     )
+
+
+def _order(section: dict | None) -> dict | None:
+    """Return the curriculum of the corpus, whose packed rows have a score of few kinds."""
+    return section if section and section["score"] in curriculum.FOR_PACKED else None
 
 
 def _adapt(base: Path, corpus: dict[str, Path], sections: dict, *, made: Path, state: Path, log) -> None:

@@ -3,6 +3,7 @@
 The key is the hash of the backbone's files, the precision and the token ids, so trials, seeds and heads share it.
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -31,4 +32,4 @@ def of(answerer, examples: training.Examples, settings: Settings, *, base: Path)
         {"features": vector, "label": example["label"], "row": example["row"], "length": 1}
         for example, vector in zip(examples.rows, vectors, strict=True)
     ]
-    return training.Examples(examples.records, rows)
+    return dataclasses.replace(examples, rows=rows)

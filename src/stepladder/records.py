@@ -23,6 +23,7 @@ from stepladder.errors import ConfigError, DataError, unknown
 log = logging.getLogger(__name__)
 
 COLUMNS = ("id", "input", "target", "source", "group", "timestamp")
+FURTHER = {"split": pl.String, "rating": pl.Float64}  # where a source has them
 GUESSED = "no column map was given, so '{target}', with fewer distinct values, is the target and '{input}' the input"
 NUM_EXAMPLES = 5  # dropped inputs shown for each reason
 PIECE_BYTES, PIECE_ROWS = 2**21, 2**8  # of text that are read at a time; rows that are read first
@@ -209,9 +210,9 @@ def _unique(rows: list[dict], dropped: dict[str, list[str]], task: str) -> list[
 
 
 def _frame(rows: list[dict], name: str) -> pl.DataFrame:
-    columns = [*COLUMNS, *(["split"] if any("split" in row for row in rows) else [])]
+    columns = [*COLUMNS, *(name for name in FURTHER if any(name in row for row in rows))]
     values = {column: [row.get(column) for row in rows] for column in columns}
-    frame = pl.DataFrame(values, dict.fromkeys(columns, pl.String))
+    frame = pl.DataFrame(values, {name: FURTHER.get(name, pl.String) for name in columns})
     twice = frame.filter(pl.col("id").is_duplicated())["id"]
     if len(twice):
         raise DataError(f"data set {name}: id {twice[0]!r} is on {twice.eq(twice[0]).sum()} rows; ids must be unique")

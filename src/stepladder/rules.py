@@ -3,6 +3,7 @@
 The sections must be well formed by themselves (schema.problems); of_candidate(found) == [] when all is well.
 """
 
+import itertools
 import string
 
 from stepladder import fingerprints, schema
@@ -40,19 +41,20 @@ def of_candidate(found: dict) -> list[Problem]:
     """
     monitor = (found["trainer"] or {}).get("monitor", "loss")
     watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
-    between = _broken([*_answers(found), *_phases(found), *_methods(found)])
+    between = _broken([*_answers(found), *_phases(found), *_methods(found), *_curriculum(found)])
     return _uses(found) or _model(found) or [*between, *_prompt(found), *_sweep(found), *watched]
 
 
 def without_effect(found: dict, keys: set[str]) -> list[Problem]:
     """Return the keys a person set for this candidate although nothing reads them here."""
     searched, shots = (found["sweep"] or {}).get("parameters", {}), (found["prompt"] or {}).get("num_shots", 0)
-    split, level = found["split"]["name"], found["level"]["name"]
+    split, level, pacing = found["split"]["name"], found["level"]["name"], (found["curriculum"] or {}).get("pacing")
     rules = [
         *((True, key, "the sweep chooses it; take it off here or off the sweep") for key in searched),
         (not shots, "prompt.separator", "it stands between examples, and num_shots is 0"),
         (level == "prompt" and not shots, "data.max_rows", "level prompt without examples never reads a train row"),
         (split != "column", "split.column", f"split {split} never reads a column"),
+        (pacing == "step", "curriculum.duration", "pacing step goes by curriculum.steps"),
     ]
     return [(key, text) for key, text in _broken(rules) if key in keys]
 
@@ -181,6 +183,30 @@ def _methods(found: dict) -> list[tuple]:
             "documents of one row would share the learnt tokens before it; take joined",
         ),
         (rates and target != "LoraConfig", "optimizer.loraplus_lr_ratio", "LoRA alone has a B; take method: lora_plus"),
+    ]
+
+
+def _curriculum(found: dict) -> list[tuple]:
+    """A score must be there for every row, and the last rows must open."""
+    section, task, columns = found["curriculum"], found["task"]["name"], found["data"]["columns"]
+    if not section:
+        return []
+    score, steps, start = section["score"], section["steps"], section["start"]
+    packed = f"rows of raw text are packed, several texts in each: {score} is not theirs; take curriculum: rarity"
+    pairs = all(len(pair) == 2 for pair in steps or [])
+    rising = pairs and all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise([[0, start], *(steps or [])]))
+    wanted = f"expected pairs [time, share] that rise from start={start} to share 1.0, such as [[0.2, 0.5], [0.4, 1.0]]"
+    unrated = "the data names no column of numbers for it; add rating to data.columns"
+    return [
+        (task == "language_modeling" and score != "rarity", "curriculum", packed),
+        (
+            task == "generation" and score == "loss",
+            "curriculum",
+            "it is a classifier's loss; take length or rarity",
+        ),
+        (score == "rating" and columns and "rating" not in columns, "curriculum", unrated),
+        ((section["pacing"] == "step") != bool(steps), "curriculum.steps", "pacing step and steps belong together"),
+        (bool(steps) and not (rising and steps[-1][1] == 1), "curriculum.steps", f"{steps}: {wanted}"),
     ]
 
 

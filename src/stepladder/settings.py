@@ -7,7 +7,7 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long, in which portions and at which precision; `optimizer` and `scheduler` are sections of their own."""
+    """How long, in which portions and at which precision; `optimizer`, `scheduler` and `curriculum` are sections."""
 
     max_length: int  # tokens
     eval_batch_size: int
@@ -34,6 +34,7 @@ class Settings:
     num_threads: int | None = None
     optimizer: dict = dataclasses.field(default_factory=dict)
     scheduler: dict = dataclasses.field(default_factory=dict)
+    curriculum: dict | None = None
 
 
 def resolve(precision: str, *, trained: bool = True) -> str:
@@ -59,7 +60,7 @@ def dtype(precision: str) -> torch.dtype:
 def of(sections: dict) -> Settings:
     """Return the settings of composed sections, with the precision that this device takes."""
     chosen = {**sections["trainer"], "precision": resolve(sections["trainer"]["precision"])}
-    parts = {key: sections[key] for key in ("optimizer", "scheduler", "seed")}
+    parts = {key: sections[key] for key in ("optimizer", "scheduler", "curriculum", "seed")}
     gradual = (sections["method"] or {}).get("layers_per_epoch")
     return Settings(**chosen, **parts, **speed(sections["runtime"]), layers_per_epoch=gradual)
 

@@ -37,7 +37,7 @@ def partition(frame: pl.DataFrame, shares: dict[str, float], *, name: str, seed:
     if name not in kinds:
         raise ConfigError(f"split.name: {unknown('split', name, kinds)}")
     side = pl.Series(kinds[name](), dtype=pl.String)
-    parts = {part: frame.filter(side == part).select(records.COLUMNS) for part in PARTS}
+    parts = {part: frame.filter(side == part).drop("split", strict=False) for part in PARTS}
     empty = [part for part in PARTS if not parts[part].height]
     if empty:
         raise DataError(

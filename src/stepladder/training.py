@@ -5,6 +5,7 @@ and logits only where they count (the objective's part). `fit` ends with the bes
 metric restored.
 """
 
+import bisect
 import dataclasses
 import logging
 import os
@@ -22,7 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from stepladder import adapters, checkpoints, float32, forecast, interruption, metrics, progress, store
-from stepladder.batches import Batches
+from stepladder.batches import Batches, Curriculum
 from stepladder.errors import ConfigError, MachineError, unknown
 from stepladder.learner import Embedder, Learner, Log, Recorder
 from stepladder.settings import Settings
@@ -30,10 +31,14 @@ from stepladder.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Records and what an objective made of them: a record may give several rows, or none of its own."""
+    """Records and what an objective made of them: a record may give several rows, or none of its own.
+
+    `scores` of the rows, where there are any, say which are easy: low ones.
+    """
 
     records: pl.DataFrame
     rows: Sequence[dict]
+    scores: Sequence[float] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -60,6 +65,7 @@ def fit(
     lightning.seed_everything(settings.seed, verbose=False)
     sampler = Batches(train.lengths, settings.batch_size * settings.accumulate, seed=settings.seed)
     total = len(sampler) * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
+    sampler.curriculum = _curriculum(train, settings, total)
     learner = Learner(model, objective, settings, total_steps=total, val=val.records)
     best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
     keeper = checkpoints.Keeper(state, sampler, every_s=settings.checkpoint_every_s)  # last: it keeps what others did
@@ -82,7 +88,7 @@ def fit(
         if last:
             print(f"going on from {store.shown(last)}", flush=True)
         else:
-            print(_forecast(learner, train, val, sampler, trainer), flush=True)
+            print(_forecast(learner, train, val, trainer), flush=True)
         _run(lambda: trainer.fit(learner, *loaders, ckpt_path=last))
     saved = checkpoints.read(best.best_model_path)
     learner.load_state_dict(saved["state_dict"], strict=False)
@@ -101,6 +107,8 @@ def fit(
         "precision": settings.precision,
         "steps_skipped": learner.watch.skipped,
     }
+    if sampler.curriculum:
+        facts["rows_open"] = _opened(sampler.curriculum, trainer.global_step)
     return facts, learner.best_predictions
 
 
@@ -137,7 +145,33 @@ def embed(model, objective, examples: Examples, settings: Settings) -> torch.Ten
     return torch.stack([vectors[example["row"]] for example in examples.rows])
 
 
-def _forecast(learner: Learner, train: Examples, val: Examples, sampler: Batches, trainer: lightning.Trainer) -> str:
+def _curriculum(train: Examples, settings: Settings, num_steps: int) -> Curriculum | None:
+    """Return which rows open when, and say so."""
+    if train.scores is None:
+        return None
+    pacing = {key: settings.curriculum[key] for key in ("pacing", "start", "duration", "steps")}
+    size = settings.batch_size * settings.accumulate
+    found = Curriculum(train.scores, num_steps=num_steps, batch_size=size, **pacing)
+    before = bisect.bisect_left(range(num_steps), len(train.rows), key=found.num_open)
+    first = f"{found.num_open(0):,} of {len(train.rows):,} rows open at first"
+    said = f"by {settings.curriculum['score']}, {first}, all after {before:,} of {num_steps:,} steps"
+    print(f"curriculum: {said}", flush=True)
+    return found
+
+
+def _opened(curriculum: Curriculum, num_steps: int) -> int:
+    """Return how many rows were open at the last of the steps taken; say so where a training ended before all were."""
+    number, rows = curriculum.num_open(num_steps - 1), len(curriculum.order)
+    if number < rows:
+        cure = "raise trainer.patience, or lower curriculum.duration"
+        print(f"curriculum: it ended with {number:,} of {rows:,} rows open; {cure}", flush=True)
+    return number
+
+
+def _forecast(learner: Learner, train: Examples, val: Examples, trainer: lightning.Trainer) -> str:
+    settings = learner.settings  # a step is as long as one of all rows, whichever a curriculum opens first
+    sampler = Batches(train.lengths, settings.batch_size * settings.accumulate, seed=settings.seed)
+
     def collate(rows: list[int]) -> dict:
         return learner.objective.collate([train.rows[row] for row in rows])
 

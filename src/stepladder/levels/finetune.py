@@ -11,7 +11,19 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import adapting, answering, doctor, features, methods, models, settings, store, training, virtual
+from stepladder import (
+    adapting,
+    answering,
+    curriculum,
+    doctor,
+    features,
+    methods,
+    models,
+    settings,
+    store,
+    training,
+    virtual,
+)
 
 
 class Level(answering.LanguageLevel):
@@ -27,6 +39,7 @@ class Level(answering.LanguageLevel):
         total, trained = models.count(answerer.model)
         answerer.objective.packing = plan.packing
         parts, seen = doctor.encoded(answerer.objective, train, val)
+        parts[0] = curriculum.scored(parts[0], answerer.objective, plan.curriculum, seed=plan.seed)
         if answerer.description["form"] == "pooled":
             parts = [features.of(answerer, part, plan, base=self.base) for part in parts]
         facts, self.validated = training.fit(

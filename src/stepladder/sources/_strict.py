@@ -1,5 +1,6 @@
 """Strict text: bytes become text only when they are UTF-8, and a field is kept byte for byte or refused."""
 
+import math
 from pathlib import Path
 
 from stepladder.errors import DataError
@@ -51,6 +52,17 @@ def field(value: str, place: str) -> str:
     if size_bytes > MAX_FIELD_BYTES:
         raise DataError(f"{place}: {size_bytes:,} bytes, at most {MAX_FIELD_BYTES:,} are read; split it into rows")
     return value
+
+
+def number(value: str, place: str) -> float:
+    """Return `value` as a finite number; raises DataError for anything else."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"{place}: {value[:40]!r}, expected a finite number")
+    return found
 
 
 def _position(data: bytes, index: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from stepladder.errors import DataError, unknown
 from stepladder.sources import _strict
 
-FIELDS = ("input", "target", "id", "source", "group", "timestamp", "split")
+FIELDS = ("input", "target", "id", "source", "group", "timestamp", "split", "rating")
 Rows = Iterator[tuple[str, dict[str, str | None]]]  # ("data/raw/mine.csv:7", {"text": "Great.", "label": "good"})
 
 
@@ -55,11 +55,14 @@ def _line_to_paste(names: list[str], kept: str) -> str:
     return f"set: {{data: {{{kept}, columns: {{{guess}}}}}}} (columns: {', '.join(shown)})"
 
 
-def _value(row: dict[str, str | None], name: str, column: str, place: str) -> str | None:
+def _value(row: dict[str, str | None], name: str, column: str, place: str) -> str | float | None:
     if column not in row:
         raise DataError(f"{place}: no column for {name}. {unknown('column', column, row)}")
     value = row[column]
     empty = value is None or not value.strip()
     if empty and name in ("input", "target"):
         raise DataError(f"{place}:{column}: empty {name}; fill it in or delete the row")
-    return None if empty else _strict.field(value, f"{place}:{column}")
+    if empty:
+        return None
+    field = _strict.field(value, f"{place}:{column}")
+    return _strict.number(field, f"{place}:{column}") if name == "rating" else field

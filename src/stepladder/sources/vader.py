@@ -49,6 +49,7 @@ def _record(line: str, domain: str, min_score: float, place: str) -> dict:
         "target": LABELS[score > 0],
         "id": f"{domain}_{number}",
         "source": domain,
+        "rating": score,
         "group": f"{domain}_{number.partition('_')[0]}" if domain in DOCUMENTED else None,
     }
     unsure = abs(score) < min_score or score == 0
