@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from random import Random
 
 import numpy as np
 import torch
@@ -24,13 +25,14 @@ class Batches(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self):
-        random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        seed = self.seed * 1_000_003 + self.epoch
         first, self.skip = self.skip, 0
         closed = self.curriculum and self.curriculum.num_open(self.epoch * len(self)) < len(self.lengths)
-        yield from itertools.islice((self._opening if closed else self._all)(random), first, None)
+        yield from itertools.islice(self._opening(seed) if closed else self._all(seed), first, None)
 
-    def _all(self, random: torch.Generator) -> Iterator[list[int]]:
+    def _all(self, seed: int) -> Iterator[list[int]]:
         """Yield every row once."""
+        random = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.lengths), generator=random).tolist()
         size = self.batch_size * WINDOW
         windows = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
@@ -38,25 +40,27 @@ class Batches(Sampler[list[int]]):
         for index in torch.randperm(len(batches), generator=random).tolist():
             yield batches[index]
 
-    def _opening(self, random: torch.Generator) -> Iterator[list[int]]:
+    def _opening(self, seed: int) -> Iterator[list[int]]:
         """Yield rows that are open by then, none again before all that are open came: as an epoch over these would."""
+        random = Random(seed)  # draws some of many without looking at all
         order, opened, pool = self.curriculum.order, 0, []
         for index in range(len(self)):
             size = min(self.batch_size, len(self.lengths) - index * self.batch_size)
             number = self.curriculum.num_open(self.epoch * len(self) + index)
-            pool, opened = pool + order[opened:number], number
+            pool += order[opened:number]
+            opened = number
             rest = []
             if len(pool) < size:  # they came, but for a few; then they come again
                 rest, pool = pool, [row for row in order[:opened] if row not in pool]
             yield rest + self._taken(pool, size - len(rest), random)
             pool += rest
 
-    def _taken(self, pool: list[int], size: int, random: torch.Generator) -> list[int]:
+    def _taken(self, pool: list[int], size: int, random: Random) -> list[int]:
         """Take so many rows of like length out of `pool`: any of some batches that are drawn and sorted together."""
-        places = torch.randperm(len(pool), generator=random)[: size * WINDOW].tolist()
+        places = random.sample(range(len(pool)), min(len(pool), size * WINDOW))
         number = len(places) // size
         places = sorted(places[: number * size], key=lambda place: self.lengths[pool[place]])
-        first = size * int(torch.randint(number, (), generator=random))
+        first = size * random.randrange(number)
         chosen = places[first : first + size]
         rows = [pool[place] for place in chosen]
         for place in sorted(chosen, reverse=True):
