@@ -64,6 +64,7 @@ def shuffled(lengths: list[int], size: int, *, seed: int, epoch: int) -> list[li
     return [made[i] for i in torch.randperm(len(made), generator=chance).tolist()]
 
 
+@pytest.mark.capability(14)
 @slow
 def test_the_control_has_the_batches_that_it_had_and_so_has_an_epoch_with_all_rows_open():
     from stepladder.batches import Batches
@@ -76,6 +77,7 @@ def test_the_control_has_the_batches_that_it_had_and_so_has_an_epoch_with_all_ro
     assert epoch_of(sampler([7] * 203), 0) == shuffled(LENGTHS, 8, seed=1, epoch=0), "equal scores open together"
 
 
+@pytest.mark.capability(14)
 @slow
 @settings(deadline=None, max_examples=60)
 @given(st.floats(0, 1), st.floats(0.01, 1), st.floats(0.01, 1))
@@ -99,6 +101,7 @@ def test_steps_give_a_share_from_a_time_on():
     assert shares == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
 
 
+@pytest.mark.capability(14)
 @slow
 @settings(deadline=None, max_examples=60)
 @given(
@@ -353,6 +356,7 @@ KINDS = {
 }
 
 
+@pytest.mark.capability(14)
 @slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_was_stopped_goes_on_with_the_same_rows_to_the_same_bits(kind, tiny, tmp_path, monkeypatch):
@@ -396,6 +400,7 @@ def test_a_training_that_ends_before_all_rows_are_open_says_so(tiny, tmp_path, c
 TRAINED = [("llama", "full", name) for name in SCORED] + [("bert", "frozen", "rarity")]
 
 
+@pytest.mark.capability(14)
 @slow
 @pytest.mark.parametrize(("model", "method", "name"), TRAINED)
 def test_each_curriculum_trains_to_a_lower_loss(model, method, name, tiny, choose, tmp_path):
