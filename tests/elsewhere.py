@@ -14,6 +14,7 @@ import json, torch
 from pathlib import Path
 from transformers import (
     AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer,
+    BitsAndBytesConfig,
 )
 from safetensors.torch import load_file
 texts, jobs, found = *json.loads(sys.argv[1]), {}
@@ -24,6 +25,8 @@ for name, folder in jobs.items():
     options = {"dtype": torch.float32}
     if said["form"] == "classifier":
         options["num_labels"] = len(said["labels"])
+    if said["quantization"]:
+        options["quantization_config"] = BitsAndBytesConfig(**said["quantization"])
     kinds = {"classifier": AutoModelForSequenceClassification, "pooled": AutoModel, "causal": AutoModelForCausalLM}
     kinds["seq2seq"] = AutoModelForSeq2SeqLM
     model = kinds[said["form"]].from_pretrained(base, **options)

@@ -3,6 +3,7 @@
 The number of trained parameters is what the line "# Trained:" of the method's file says, computed from the model alone.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from stepladder import compose, shipped
-from stepladder.errors import ConfigError
+from stepladder.errors import ConfigError, MachineError
 from tests import elsewhere
 from tests.conftest import LORA, sentences
 from tests.test_checkpoints import stopped_after, told_once
@@ -42,8 +43,8 @@ TRAINED = {  # names of trained tensors
     "prefix": rf"prompt_encoder|{HEADS}", "houlsby": rf"\.bottleneck\.|{HEADS}",
 }  # fmt: skip
 LIKE = {
-    "rslora": "lora", "lora_plus": "lora", "pissa": "lora", "prompt_tuning": "prefix", "prompt_tuning_text": "prefix",
-    "p_tuning": "prefix", "pfeiffer": "houlsby",
+    "rslora": "lora", "qlora": "lora", "lora_plus": "lora", "pissa": "lora", "prompt_tuning": "prefix",
+    "prompt_tuning_text": "prefix", "p_tuning": "prefix", "pfeiffer": "houlsby",
 }  # fmt: skip
 REFUSED = {
     ("frozen", "llama"): None,  # refused at configure: tests/test_strict.py
@@ -58,7 +59,7 @@ PAIRS = [(method, model) for method in METHODS for model in MODELS if (method, m
 PAIRS = [pair for pair in PAIRS if pair != ("bitfit", "llama head")]  # a head alone: that is `frozen`
 ROWS = {  # of tests/capabilities.yaml
     5: ("full",), 6: ("frozen", "partial", "bitfit", "embeddings", "gradual"), 7: ("lora", "lora_plus", "pissa"),
-    8: ("dora", "rslora"), 10: ("prefix", "prompt_tuning", "prompt_tuning_text", "p_tuning"),
+    8: ("dora", "rslora"), 9: ("qlora",), 10: ("prefix", "prompt_tuning", "prompt_tuning_text", "p_tuning"),
     11: ("houlsby", "pfeiffer", "ia3"),
 }  # fmt: skip
 MARKED = [
@@ -216,8 +217,6 @@ print(json.dumps(found))
 
 
 def test_saved_and_opened_in_a_fresh_process_each_answers_the_same(made):
-    import json
-
     folders = {" ".join(pair): str(made(*pair)[2]) for pair in PAIRS}
     command = [sys.executable, "-W", "ignore", "-c", AGAIN, json.dumps(folders)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
@@ -330,3 +329,32 @@ def test_lora_plus_gives_b_its_own_rate_and_every_trained_weight_one(tiny):
     assert rates.keys() == {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert {rate for name, rate in rates.items() if "lora_A" in name} == {1e-2}
     assert {rate for name, rate in rates.items() if "lora_B" in name} == {1e-2 * 16}
+
+
+@pytest.mark.capability(9)
+@pytest.mark.parametrize("model", MODELS)
+def test_qlora_keeps_the_base_in_four_bits_and_the_head_whole(model, made, tiny):
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    _, level, folder, facts = made("qlora", model)
+    adapted = level.answerer.model
+    layers = {name: each for name, each in adapted.named_modules() if isinstance(each, torch.nn.Linear)}
+    whole = {name for name, each in layers.items() if not isinstance(each, Linear4bit) and "lora_" not in name}
+    assert all(re.search(rf"{HEADS}|lm_head|\.wo\.", name) for name in whole)  # T5's wo does not bear fewer than 32
+    rounded = {name: each.weight for name, each in layers.items() if isinstance(each, Linear4bit)}
+    assert rounded
+    assert all(weight.dtype == torch.uint8 and not weight.requires_grad for weight in rounded.values())
+    assert sum(w.numel() for w in rounded.values()) * 2 == sum(w.quant_state.shape.numel() for w in rounded.values())
+    lora = made("lora", model)[3]
+    assert facts["num_parameters"] == lora["num_parameters"]
+    assert json.loads((folder / "stepladder.json").read_text())["quantization"]["bnb_4bit_quant_type"] == "nf4"
+
+
+def test_without_bitsandbytes_a_base_of_four_bits_is_refused_with_the_cure(tiny, choose, monkeypatch):
+    from stepladder import levels, quantization
+
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    level = levels.load("finetune")(sections(choose, "qlora", "bert"), base=tiny / "bert")
+    with pytest.raises(MachineError, match=r"method.quantization=nf4 needs the package bitsandbytes: pip install"):
+        level._open(sentences(8))

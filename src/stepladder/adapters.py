@@ -169,7 +169,7 @@ def _configuration(method: dict, model: torch.nn.Module, outside: list[str], bas
     kind = getattr(peft, target.removeprefix("peft."), None)
     if not (isinstance(kind, type) and issubclass(kind, peft.PeftConfig)):
         raise ConfigError(f"method._target_: '{target}' is no configuration class of peft")
-    options = {key: value for key, value in method.items() if key not in ("_target_", "name")}
+    options = {key: value for key, value in method.items() if key not in ("_target_", "name", "quantization")}
     return kind(**_fitted(options, kind, model, outside, base))
 
 

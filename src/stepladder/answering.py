@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import methods, models, objectives, pooled, store, training
+from stepladder import methods, models, objectives, pooled, quantization, store, training
 from stepladder.errors import ConfigError, IntegrityError
 from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
@@ -21,7 +21,7 @@ from stepladder.settings import Settings, dtype, resolve, speed
 DESCRIPTION = "stepladder.json"
 OWN = "./base"  # folder of a base that is no other's
 ADAPTER = "adapter"  # folder of what an exported model could not merge
-KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
+KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base", "quantization")
 
 
 class Answerer:
@@ -81,7 +81,7 @@ class Answerer:
             else:
                 model.save_pretrained(folder)
         models.save_tokenizer(self.tokenizer, folder)
-        _write(folder, {**self.description, "base": None, "adapter": False})
+        _write(folder, {**self.description, "base": None, "adapter": False, "quantization": None})
         store.seal(folder)
 
 
@@ -110,17 +110,30 @@ class LanguageLevel:
         return level
 
 
-def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None, precision: str = "32-true"):
-    """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
+def open_model(
+    form: str,
+    folder: Path,
+    labels: list[str] | None,
+    *,
+    seed: int | None,
+    precision: str = "32-true",
+    rounding: dict | None = None,
+):
+    """Return the model of this form; with a seed its head is new, without one it is the folder's own.
+
+    `rounding` are options of a quantization.
+    """
+    given = quantization.given(rounding)
     if form in ("causal", "seq2seq"):
-        return getattr(models, form)(folder, dtype=dtype(precision))
-    return (pooled if form == "pooled" else models).classifier(folder, labels, seed=seed)
+        return quantization.steady(getattr(models, form)(folder, dtype=dtype(precision), **given))
+    return quantization.steady((pooled if form == "pooled" else models).classifier(folder, labels, seed=seed, **given))
 
 
 def describe(
     form: str, *, task: str, labels: list[str] | None, objective: str, prompt: Prompt | None, **sections
 ) -> dict:
-    """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision) and base.
+    """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision), base and,
+    where the base is rounded, the options of its quantization.
 
     `longest`, among them, is how many tokens the model can read: a larger max_length is lowered to it, aloud.
     """
@@ -138,6 +151,7 @@ def describe(
         "decoding": sections["decoding"],
         "inference": inference,
         "base": sections["base"],
+        "quantization": sections.get("rounding"),
     }
 
 
@@ -154,12 +168,14 @@ def load(folder: Path) -> Answerer:
     saved = read(folder)
     base = folder / OWN if saved["base"] == OWN else store.root() / saved["base"] if saved["base"] else folder
     seed, precision = 0 if saved["base"] else None, saved["inference"]["precision"]
-    model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision)
+    rounding = saved.get("quantization")
+    model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision, rounding=rounding)
+    model = quantization.widened(model) if rounding else model
     if saved["form"] == "pooled":
         model.load_head(folder)
     elif saved["adapter"] or (folder / ADAPTER).is_dir():
         model = methods.attach(model, folder if saved["adapter"] else folder / ADAPTER)
-    return Answerer(model, models.tokenizer(base), {key: saved[key] for key in KEYS})
+    return Answerer(model, models.tokenizer(base), {key: saved.get(key) for key in KEYS})
 
 
 def _write(folder: Path, content: dict) -> None:

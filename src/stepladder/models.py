@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from stepladder import quantization
 from stepladder.errors import ConfigError, IntegrityError, StepladderError
 
 STRICT = {
@@ -58,7 +59,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrainedModel:
+def classifier(folder: Path, labels: list[str], *, seed: int | None, **rounding) -> PreTrainedModel:
     """Return the backbone with a fresh head over `labels`, in that order, drawn from `seed`; None: the saved head.
 
     Raises IntegrityError when weights of the backbone (of the head as well, without a seed) are missing or left over.
@@ -69,7 +70,7 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrain
         options["ignore_mismatched_sizes"] = True
     with opening(folder), _seeded(seed or 0):
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, problem_type="single_label_classification", **options, **STRICT
+            folder, problem_type="single_label_classification", **options, **rounding, **STRICT
         )
     require_backbone(folder, model, report, fresh_head=seed is not None)
     if seed is not None:
@@ -78,14 +79,22 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrain
     return model.eval()
 
 
-def causal(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def causal(folder: Path, *, dtype: torch.dtype = torch.float32, **rounding) -> PreTrainedModel:
     """Return the decoder; raises IntegrityError when any of its weights is missing."""
-    return _language_model(AutoModelForCausalLM, folder, dtype)
+    return _language_model(AutoModelForCausalLM, folder, dtype, rounding)
 
 
-def seq2seq(folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def seq2seq(folder: Path, *, dtype: torch.dtype = torch.float32, **rounding) -> PreTrainedModel:
     """Return the encoder-decoder; raises IntegrityError when any of its weights is missing."""
-    return _language_model(AutoModelForSeq2SeqLM, folder, dtype)
+    return _language_model(AutoModelForSeq2SeqLM, folder, dtype, rounding)
+
+
+def empty(form: str, folder: Path) -> PreTrainedModel:
+    """Return the model of a form without its weights, to look at its layers."""
+    kinds = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+    with opening(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kinds.get(form, AutoModelForSequenceClassification).from_config(config)
 
 
 def masked(folder: Path, *, seed: int) -> PreTrainedModel:
@@ -104,9 +113,9 @@ def save_backbone(model: PreTrainedModel, base: Path, folder: Path) -> None:
     whole.save_pretrained(folder)
 
 
-def _language_model(kind: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _language_model(kind: type, folder: Path, dtype: torch.dtype, rounding: dict) -> PreTrainedModel:
     with opening(folder):
-        model, report = kind.from_pretrained(folder, **STRICT | {"dtype": dtype})
+        model, report = kind.from_pretrained(folder, **rounding, **STRICT | {"dtype": dtype})
     require_backbone(folder, model, report, fresh_head=False)
     return model.eval()
 
@@ -132,7 +141,7 @@ def llama(section: dict, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Ll
 
 def count(model: torch.nn.Module) -> tuple[int, int]:
     """Return the numbers of all and of trained parameters, tied ones once."""
-    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    sizes = [(quantization.size(weight), weight.requires_grad) for weight in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
@@ -145,7 +154,8 @@ def lighten(model: torch.nn.Module, precision: str) -> None:
         return
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and id(module.weight) not in looked_up:
+        rounded = quantization.is_rounded(module)
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in looked_up and not rounded:
             for weight in module.parameters(recurse=False):
                 weight.data = weight.data if weight.requires_grad else weight.data.bfloat16()
 

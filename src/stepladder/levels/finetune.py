@@ -19,6 +19,7 @@ from stepladder import (
     features,
     methods,
     models,
+    quantization,
     settings,
     store,
     training,
@@ -71,9 +72,12 @@ class Level(answering.LanguageLevel):
         labels, objective = answering.labels(task, train), answering.objective(sections)
         heads = "pooled" if method == methods.FROZEN else "classifier"
         form = heads if objective == "supervised" else answering.writer(objective)
-        opened = answering.open_model(form, self.base, labels, seed=seed)
+        precision, rounding = settings.resolve(sections["trainer"]["precision"]), None
+        if kind := method.get("quantization"):
+            rounding = quantization.options(kind, models.empty(form, self.base), precision=precision)
+        opened = answering.open_model(form, self.base, labels, seed=seed, rounding=rounding)
         model = methods.apply(opened, method, seed=seed, base=self.base)
-        models.lighten(model, settings.resolve(sections["trainer"]["precision"]))
+        models.lighten(model, precision)
         whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)
         description = answering.describe(
             form,
@@ -85,5 +89,6 @@ class Level(answering.LanguageLevel):
             inference=sections["trainer"],
             longest=models.longest(model, tokenizer) - virtual.count(model),
             base=None if whole else answering.OWN if self.adapts else store.shown(self.base),
+            rounding=rounding,
         )
         return answering.Answerer(model, tokenizer, description, runtime=sections["runtime"])
