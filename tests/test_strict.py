@@ -21,6 +21,13 @@ BASE = {
 }
 LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
 HALVES = LORA | {"model": "local_encoder_decoder", "set": {"model": {"asset": {"path": "state/t5"}}}}
+SMOLLM = {
+    "level": "finetune",
+    "model": "smollm2",
+    "method": "lora_combined",
+    "objective": "response",
+    "prompt": "zero_shot",
+}
 ADAPT = {"level": "adapt", "model": "minilm", "corpus": "plain_english"}
 HEADED = LORA | {"model": "smollm2", "objective": "supervised", "prompt": "none"}
 PROMPT = {"level": "prompt", "model": "smollm2"}
@@ -128,6 +135,9 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         (LORA | {"prompt": "zero_shot"}, "prompt", "an encoder wants"),
         (LORA | {"corpus": "plain_english"}, "corpus", "no phase reads it; take level: adapt"),
         (LORA | {"level": "adapt"}, "level", "phase adapt reads a corpus"),
+        (LORA | {"method": "lora_combined"}, "method", "heads of several adapters cannot be combined"),
+        (SMOLLM | {"set": {"method": {"density": None}}}, "set.method.density", "keeps a share of the weights"),
+        (SMOLLM | {"set": {"method": {"combination": "tie"}}}, "set.method.combination", "'tie' is not allowed"),
         (ADAPT | {"set": {"level": {"phases": ["finetune", "adapt"]}}}, "set.level.phases", "the order is [adapt, f"),
         (ADAPT | {"set": {"level": {"phases": ["finetune"]}}}, "corpus", "no phase reads it"),
         (LORA | {"set": {"objective": {"name": "masked"}}}, "set.objective.name", "answers no task"),

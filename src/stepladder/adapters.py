@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from stepladder import models, virtual
 from stepladder.errors import ConfigError, IntegrityError
 
+OURS = ("_target_", "name", "quantization", "combination", "density", "weight")  # keys that peft's classes do not take
 SHARES = ("initial_share", "final_share", "interval_share")  # of all steps: AdaLoRA's schedule; peft counts steps
 IA3_TARGETS = {"distilbert": {"target_modules": ["k_lin", "v_lin", "lin2"], "feedforward_modules": ["lin2"]}}
 
@@ -97,6 +98,28 @@ def base_weights(model: peft.PeftModel) -> tuple[torch.nn.Module, dict[str, torc
     return base, {name.replace(".modules_to_save.default", ""): weight for name, weight in kept.items()}
 
 
+def combine(model: peft.PeftModel, folders: list[Path], method: dict, *, seed: int) -> None:
+    """Put the combination of saved LoRA adapters in the place of the model's own; their deltas have one weight.
+
+    The kinds are peft's: linear (of A and of B), cat and svd (of their products), ties (Yadav et al. 2023,
+    arXiv:2306.01708), dare (Yu et al. 2024, arXiv:2311.03099), of which `density` is the share that is kept.
+    """
+    names = [f"part{number}" for number in range(len(folders))]
+    for name, folder in zip(names, folders, strict=True):
+        model.load_adapter(folder, adapter_name=name)
+    model.set_adapter(names[0])
+    model.delete_adapter("default")
+    weights = [method["weight"] or 1 / len(names)] * len(names)
+    torch.manual_seed(seed)  # dare drops by chance
+    model.add_weighted_adapter(
+        names, weights, "default", combination_type=method["combination"], density=method["density"]
+    )
+    model.set_adapter("default")
+    for name in names:
+        model.delete_adapter(name)
+    model.eval()
+
+
 def two_rates(model: peft.PeftModel, kind: type, options: dict) -> torch.optim.Optimizer:
     """Return LoRA+'s optimizer: B learns `loraplus_lr_ratio` times as fast as A (Hayou et al. 2024)."""
     decay = options.pop("weight_decay", 0.0)
@@ -169,7 +192,7 @@ def _configuration(method: dict, model: torch.nn.Module, outside: list[str], bas
     kind = getattr(peft, target.removeprefix("peft."), None)
     if not (isinstance(kind, type) and issubclass(kind, peft.PeftConfig)):
         raise ConfigError(f"method._target_: '{target}' is no configuration class of peft")
-    options = {key: value for key, value in method.items() if key not in ("_target_", "name", "quantization")}
+    options = {key: value for key, value in method.items() if key not in OURS}
     return kind(**_fitted(options, kind, model, outside, base))
 
 

@@ -182,6 +182,16 @@ def _methods(found: dict) -> list[tuple]:
             "trainer.packing",
             "documents of one row would share the learnt tokens before it; take joined",
         ),
+        (
+            method.get("combination") and (found["objective"] or {}).get("name") == "supervised",
+            "method",
+            "heads of several adapters cannot be combined; take a decoder and objective: response",
+        ),
+        (
+            method.get("density") is None and method.get("combination", "").startswith(("ties", "dare")),
+            "method.density",
+            f"{method.get('combination')} keeps a share of the weights; name it, as 0.5",
+        ),
         (rates and target != "LoraConfig", "optimizer.loraplus_lr_ratio", "LoRA alone has a B; take method: lora_plus"),
     ]
 

@@ -7,13 +7,16 @@ With phases [adapt, finetune] the base first reads the corpus; what was made of 
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from stepladder import (
+    adapters,
     adapting,
     answering,
+    combining,
     curriculum,
     doctor,
     features,
@@ -35,7 +38,14 @@ class Level(answering.LanguageLevel):
         if self.adapts:
             self.base = adapting.of(self.base, corpus, self.sections, state=state / "adapt", log=log)
             self.facts["adapting"] = json.loads((self.base / adapting.FACTS).read_text())
-        self.answerer = self._open(train)
+        if (self.sections["method"] or {}).get("combination"):
+            self.facts |= self._combined(train, val, state=state, log=log)
+        else:
+            self.answerer = self._open(train)
+            self.facts |= self._learn(train, val, state=state, log=log)
+        return self.facts
+
+    def _learn(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log) -> dict:
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
         answerer.objective.packing = plan.packing
@@ -46,14 +56,28 @@ class Level(answering.LanguageLevel):
         facts, self.validated = training.fit(
             (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
         )
-        self.facts |= {
-            "level": self.sections["level"]["name"],
-            "rows_seen": len(train),
-            "rows_cut": seen["cut"],
-            **facts,
-        }
-        self.facts |= {"num_parameters": total, "num_trained_parameters": trained, "doctor": seen}
-        return self.facts
+        sizes = {"num_parameters": total, "num_trained_parameters": trained}
+        told = {"level": self.sections["level"]["name"], "rows_seen": len(train), "rows_cut": seen["cut"]}
+        return {**told, **facts, **sizes, "doctor": seen}
+
+    def _combined(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log) -> dict:
+        """Train an adapter on the rows of each source, each finished by itself, and combine them; return all facts."""
+        folders, method = {}, self.sections["method"]
+        for number, source in enumerate(combining.sources(train, val)):
+            parts = [frame.filter(pl.col("source") == source) for frame in (train, val)]
+            place = {"state": state / f"adapter{number}", "log": combining.named(log, source)}
+            build = partial(self._adapter, train, parts, **place)
+            folders[source] = store.settle(state / "adapters" / str(number), build)
+        self.answerer = self._open(train)
+        adapters.combine(self.answerer.model, list(folders.values()), method, seed=self.sections["seed"])
+        self.validated = None  # the combination has not answered val yet
+        return combining.facts({source: combining.read(folder) for source, folder in folders.items()})
+
+    def _adapter(self, train: pl.DataFrame, parts: list[pl.DataFrame], made: Path, **place) -> None:
+        self.answerer = self._open(train)  # all rows name the labels
+        facts = self._learn(*parts, **place)
+        methods.save(self.answerer.model, made, base=None)
+        combining.write(facts, made)
 
     @property
     def adapts(self) -> bool:
