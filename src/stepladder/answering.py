@@ -13,14 +13,15 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import methods, models, objectives, pooled, store, training
+from stepladder import methods, models, objectives, pooled, records, store, targets, training
 from stepladder.errors import ConfigError, IntegrityError
 from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
+OWN = {"language_modeling": "language_modeling", "multilabel": "multilabel"}  # objectives that follow from the task
 ADAPTER = "adapter"  # folder of what an exported model could not merge
-KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base")
+KEYS = ("form", "task", "labels", "objective", "reading", "prompt", "decoding", "inference", "base")
 
 
 class Answerer:
@@ -35,6 +36,7 @@ class Answerer:
             labels=description["labels"],
             prompt=prompt,
             decoding=description["decoding"],
+            reading=description["reading"],
             max_length=description["inference"]["max_length"],
         )
         self.settings = Settings(**description["inference"], **speed(runtime or {}))
@@ -108,11 +110,21 @@ class LanguageLevel:
         return level
 
 
-def open_model(form: str, folder: Path, labels: list[str] | None, *, seed: int | None, precision: str = "32-true"):
+def open_model(
+    form: str,
+    folder: Path,
+    labels: list[str] | None,
+    *,
+    seed: int | None,
+    task: str = "classification",
+    precision: str = "32-true",
+):
     """Return the model of this form; with a seed its head is new, without one it is the folder's own."""
     if form in ("causal", "seq2seq"):
         return getattr(models, form)(folder, dtype=dtype(precision))
-    return (pooled if form == "pooled" else models).classifier(folder, labels, seed=seed)
+    if form == "pooled":
+        return pooled.classifier(folder, labels, seed=seed)
+    return models.classifier(folder, labels, seed=seed, task=task)
 
 
 def describe(
@@ -120,6 +132,7 @@ def describe(
 ) -> dict:
     """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision) and base.
 
+    `reading`, among them where a task has it, is what turns the numbers of a head into an answer.
     `longest`, among them, is how many tokens the model can read: a larger max_length is lowered to it, aloud.
     """
     inference = {key: sections["inference"][key] for key in ("max_length", "eval_batch_size", "precision")}
@@ -132,6 +145,7 @@ def describe(
         "task": task,
         "labels": labels,
         "objective": objective,
+        "reading": sections.get("reading"),
         "prompt": prompt and asdict(prompt),
         "decoding": sections["decoding"],
         "inference": inference,
@@ -152,7 +166,7 @@ def load(folder: Path) -> Answerer:
     saved = read(folder)
     base = store.root() / saved["base"] if saved["base"] else folder
     seed, precision = 0 if saved["base"] else None, saved["inference"]["precision"]
-    model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision)
+    model = open_model(saved["form"], base, saved["labels"], seed=seed, task=saved["task"], precision=precision)
     if saved["form"] == "pooled":
         model.load_head(folder)
     elif saved["adapter"] or (folder / ADAPTER).is_dir():
@@ -167,10 +181,10 @@ def _write(folder: Path, content: dict) -> None:
 def objective(sections: dict) -> str:
     """Return the objective's name: raw text is always language modelling, else what the sections say.
 
-    The response of an encoder-decoder is an objective of its own.
+    The response of an encoder-decoder is an objective of its own, and so is a head's on several labels.
     """
-    if sections["task"]["name"] == "language_modeling":
-        return "language_modeling"
+    if sections["task"]["name"] in OWN:
+        return OWN[sections["task"]["name"]]
     name = (sections["objective"] or {"name": "response"})["name"]
     return "seq2seq" if name == "response" and sections["model"].get("kind") == "encoder_decoder" else name
 
@@ -181,10 +195,15 @@ def writer(objective: str) -> str:
 
 
 def labels(task: dict, train: pl.DataFrame) -> list[str] | None:
-    """Return the labels of a classification task in their order: the task's own, else those of train, sorted."""
-    if task["name"] != "classification":
+    """Return the labels of a task in their order: its own, else those of train, sorted; None where it has none."""
+    if task["name"] not in records.LABELLED:
         return None
-    return list(task["labels"]) if task["labels"] else sorted(set(train["target"]))
+    return list(task["labels"]) if task["labels"] else sorted(targets.counts(train["target"], task["name"]))
+
+
+def reading(task: dict) -> dict | None:
+    """Return what turns the numbers of a head into an answer, None where the largest one is the answer."""
+    return {"threshold": task["threshold"]} if task["name"] == "multilabel" else None
 
 
 def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:

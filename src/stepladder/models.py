@@ -32,6 +32,7 @@ STRICT = {
     "use_safetensors": True,
     "output_loading_info": True,
 }
+PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}  # of heads
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -56,9 +57,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrainedModel:
+def classifier(folder: Path, labels: list[str], *, seed: int | None, task: str = "classification") -> PreTrainedModel:
     """Return the backbone with a fresh head over `labels`, in that order, drawn from `seed`; None: the saved head.
 
+    The task goes into the model's config as transformers' problem_type, which names its loss.
     Raises IntegrityError when weights of the backbone (of the head as well, without a seed) are missing or left over.
     """
     names = dict(enumerate(labels))
@@ -67,7 +69,7 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None) -> PreTrain
         options["ignore_mismatched_sizes"] = True
     with opening(folder), _seeded(seed or 0):
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, problem_type="single_label_classification", **options, **STRICT
+            folder, problem_type=PROBLEMS[task], **options, **STRICT
         )
     require_backbone(folder, model, report, fresh_head=seed is not None)
     if seed is not None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -16,8 +17,9 @@ import polars as pl
 import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import Array
 
-from stepladder import disk, records, speech, store, tracking
+from stepladder import disk, records, speech, store, targets, tracking
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
@@ -98,7 +100,8 @@ def _log(name: str, run: str) -> str:
     store.verify(Path("models", name))
     answerer = answering.load(Path("models", name))
     labels = answerer.description["labels"] or []
-    outputs = [ColSpec("string", "answer"), *(ColSpec("double", label) for label in labels)]
+    kind = Array("string") if answerer.description["task"] == "multilabel" else "string"
+    outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
         answerer.export(Path(folder))
@@ -141,9 +144,14 @@ def _check(uri: str, name: str) -> None:
             fault = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise IntegrityError(f"{uri}: cannot be opened again ({fault}); not registered")
         answers = list(json.loads(reply.read_text())["answer"].values())
-    equal = sum(a == b for a, b in zip(answers, measured["answer"], strict=True)) / len(answers)
+    equal = sum(starmap(_equal, zip(answers, measured["answer"], strict=True))) / len(answers)
     if equal < SHARE_EQUAL:
         raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+
+
+def _equal(served: str | list[str], measured: str) -> bool:
+    """Say whether a served answer is the measured one, of which several labels are kept as one text."""
+    return (targets.written(served) if isinstance(served, list) else served) == measured
 
 
 def _version(package: str) -> str:

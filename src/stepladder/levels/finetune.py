@@ -40,8 +40,9 @@ class Level(answering.LanguageLevel):
         task, method, seed = sections["task"], sections["method"] or methods.FULL, sections["seed"]
         labels, objective = answering.labels(task, train), answering.objective(sections)
         heads = "pooled" if method == methods.FROZEN else "classifier"
-        form = heads if objective == "supervised" else answering.writer(objective)
-        opened = answering.open_model(form, self.base, labels, seed=seed)
+        headed = (sections["objective"] or {}).get("name") == "supervised"
+        form = heads if headed else answering.writer(objective)
+        opened = answering.open_model(form, self.base, labels, seed=seed, task=task["name"])
         model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, settings.resolve(sections["trainer"]["precision"]))
         whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)
@@ -50,6 +51,7 @@ class Level(answering.LanguageLevel):
             task=task["name"],
             labels=labels,
             objective=objective,
+            reading=answering.reading(task),
             prompt=answering.prompt(task, sections["prompt"], labels) if objective in ("response", "seq2seq") else None,
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],

@@ -9,6 +9,8 @@ from pathlib import Path
 import jinja2
 import polars as pl
 
+from stepladder import records, targets
+
 NUM_EXAMPLES = 8
 NUM_BINS = 20
 MAX_CHARACTERS = 400  # of an example on the page
@@ -18,15 +20,16 @@ TOKEN = re.compile(r"\w+|[^\w\s]")  # words and punctuation marks: a count that 
 def summarise(frame: pl.DataFrame, ledger: dict, *, name: str, task: str, reading: dict) -> dict:
     """Return everything the page shows: columns, ledger, class balance, lengths and examples, in numbers and texts."""
     texts = {"input": frame["input"].to_list()}
-    if task != "classification" and frame["target"].null_count() < frame.height:
+    if task not in records.LABELLED and frame["target"].null_count() < frame.height:
         texts["target"] = frame["target"].drop_nulls().to_list()
+    classes, sources = targets.counts(frame["target"], task), Counter(frame["source"].fill_null("(none)"))
     return {
         "name": name,
         "task": task,
         **reading,
         **ledger,
-        "classes": _shares(frame["target"]) if task == "classification" else None,
-        "sources": _shares(frame["source"]) if frame["source"].drop_nulls().n_unique() > 1 else None,
+        "classes": _shares(classes, frame.height) if task in records.LABELLED else None,
+        "sources": _shares(sources, frame.height) if len(sources.keys() - {"(none)"}) > 1 else None,
         "num_groups": frame["group"].drop_nulls().n_unique(),
         "num_bytes": sum(len(text.encode()) for texts_of in texts.values() for text in texts_of),
         "lengths": {field: _lengths(values) for field, values in texts.items()},
@@ -59,10 +62,9 @@ def _shown(character: str) -> str:
     return f"<U+{ord(character):04X}>" if hidden and not joiner else character
 
 
-def _shares(values: pl.Series) -> dict[str, dict]:
-    counts = Counter(values.fill_null("(none)").to_list())
+def _shares(counts: Counter, size: int) -> dict[str, dict]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {label: {"rows": rows, "share": round(rows / len(values), 6)} for label, rows in ordered}
+    return {label: {"rows": rows, "share": round(rows / size, 6)} for label, rows in ordered}
 
 
 def _lengths(texts: list[str]) -> dict[str, dict]:
