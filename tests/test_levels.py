@@ -35,6 +35,12 @@ CASES = {
     "frozen marks": ("finetune", "bert", "multilabel", {"method": {"name": "frozen"}}),
     "decoder marks": ("finetune", "llama", "multilabel", {"method": LORA}),
     "scratch marks": ("pretrain", "llama", "multilabel", PRETRAIN),
+    "median": ("baseline", "majority", "regression", {}),
+    "tfidf numbers": ("baseline", "tfidf", "regression", {}),
+    "full numbers": ("finetune", "bert", "regression", {"trainer": {"monitor": "mean_absolute_error"}}),
+    "lora numbers": ("finetune", "bert", "regression", {"method": LORA}),
+    "frozen numbers": ("finetune", "bert", "regression", {"method": {"name": "frozen"}}),
+    "decoder numbers": ("finetune", "llama", "regression", {"method": LORA}),
     "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 1}, "trainer": {"max_length": 256}}),
     "prompt writes": ("prompt", "llama", "generation", {}),
     "prompt models": ("prompt", "llama", "language_modeling", {}),
@@ -71,7 +77,7 @@ FACTS = {"level", "num_parameters", "num_trained_parameters", "rows_seen", "exam
 def data(task: str, number: int, *, seed: int = 0) -> pl.DataFrame:
     frame = sentences(number, seed=seed)
     answers = {"classification": pl.col("target"), "generation": pl.col("input").str.slice(0, 12)}
-    answers["multilabel"] = several(frame)
+    answers |= {"multilabel": several(frame), "regression": rated(frame)}
     return frame.with_columns(answers.get(task, pl.lit(None, pl.String)).alias("target"))
 
 
@@ -80,6 +86,12 @@ def several(frame: pl.DataFrame) -> pl.Series:
     words = {"bad": "dull|flat|noisy|wooden", "plot": "the plot", "music": "music"}
     marks = frame.select(pl.col("input").str.contains(pattern).alias(label) for label, pattern in words.items())
     return pl.Series([targets.written(k for k, yes in row.items() if yes) for row in marks.iter_rows(named=True)])
+
+
+def rated(frame: pl.DataFrame) -> pl.Expr:
+    """Return targets from 1 to 5: how many phrases of the middle of the input, good or bad."""
+    words = pl.col("input").str.count_matches("film|music|plot|scene").clip(0, 2)
+    return (3 + pl.when(target="good").then(words).otherwise(-words.cast(pl.Int64))).cast(pl.String)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +166,7 @@ def test_the_number_of_trained_parameters_is_the_one_that_the_method_says(name, 
     level, _, facts, _, base = made(name)
     _, model, _, changes = CASES[name]
     method = changes.get("method", {"name": "full"})
-    whole, num = level.answerer.model, len(level.answerer.description["labels"] or ())
+    whole, num = level.answerer.model, len(level.answerer.description["labels"] or ["number"])
     expected = sum(weight.numel() for weight in whole.parameters())
     if method == {"name": "frozen"}:
         expected = 32 * num + num

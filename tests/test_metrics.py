@@ -47,7 +47,16 @@ def several(seed: int = 0, num_rows: int = 60, labels: tuple = ("art", "law", "s
     return targets.answered(head, values, list(labels), values >= 0.5)
 
 
+def rated(seed: int = 0, num_rows: int = 60) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    target = rng.integers(1, 6, num_rows)
+    answer = (target + rng.integers(-1, 2, num_rows)).clip(1, 5)
+    head = {"id": [str(row) for row in range(num_rows)]}
+    return pl.DataFrame(head | {"target": target.astype(float), "answer": answer.astype(float)})
+
+
 SAMPLES = {
+    "regression": rated(),
     "multilabel": several(),
     "classification": classified(),
     "generation": generated(["the cat sat on a mat", "a dog", "yes"], ["the cat sat on the mat", "the dog", "yes"]),
@@ -78,6 +87,7 @@ def test_the_metrics_of_a_task_are_those_of_its_files() -> None:
         "accuracy", "calibration_error", "log_loss", "macro_f1", "mcc", "roc_auc",
     }  # fmt: skip
     assert set(metrics.names("multilabel")) >= {"label_f1", "micro_f1", "subset_accuracy"}
+    assert set(metrics.names("regression")) >= {"mean_absolute_error", "quadratic_kappa", "spearman"}
     assert set(metrics.names()) == {name for task in SAMPLES for name in metrics.names(task)}
 
 
@@ -122,6 +132,37 @@ def test_several_labels_a_row_equal_scikit_learn(seed: int, num_rows: int, label
         macro = reference.f1_score(target, answer, average="macro", labels=present, zero_division=0)
         assert ours["label_f1"] == pytest.approx(macro)
     assert ours["subset_accuracy"] == pytest.approx(reference.accuracy_score(target, answer))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80))
+def test_numbers_equal_scikit_learn_and_scipy(seed: int, num_rows: int) -> None:
+    from scipy.stats import spearmanr
+    from sklearn import metrics as reference
+
+    frame = rated(seed, num_rows)
+    target, answer = frame["target"].to_numpy(), frame["answer"].to_numpy()
+    ours = metrics.evaluate(frame, "regression")
+    assert ours["mean_absolute_error"] == pytest.approx(reference.mean_absolute_error(target, answer))
+    kappa = {"weights": "quadratic", "labels": range(1, 6)}
+    if len({*target, *answer}) > 1:
+        wanted = reference.cohen_kappa_score(target.astype(int), answer.astype(int), **kappa)
+        assert ours["quadratic_kappa"] == pytest.approx(wanted, abs=1e-9)
+    if min(len(set(target)), len(set(answer))) > 1:
+        assert ours["spearman"] == pytest.approx(spearmanr(target, answer).statistic, abs=1e-9)
+    else:
+        assert ours["spearman"] is None
+
+
+def test_the_kappa_of_any_numbers_is_their_concordance() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 50))
+    frame = pl.DataFrame({"id": map(str, range(50)), "answer": x, "target": y})
+    covariance = np.cov(x, y, bias=True)
+    concordance = 2 * covariance[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)  # Lin 1989
+    assert metrics.evaluate(frame, "regression")["quadratic_kappa"] == pytest.approx(concordance)
+    alike = frame.with_columns(answer=pl.lit(3.0), target=pl.lit(3.0))
+    assert metrics.evaluate(alike, "regression")["quadratic_kappa"] == 0.0
 
 
 def test_calibration_error_equals_the_formula_bin_by_bin() -> None:

@@ -32,7 +32,7 @@ def build(name: str, tokenizer, *, task: str, max_length: int = 64, template: st
         tokenizer,
         task=task,
         labels=LABELS if task in records.LABELLED else None,
-        reading={"threshold": 0.5} if task == "multilabel" else None,
+        reading={"threshold": 0.5, "scale": None},
         max_length=max_length,
         prompt=Prompt(template, words=words),
         decoding={"max_new_tokens": 4, "num_beams": 1, "one_line": True},
@@ -48,13 +48,15 @@ def made(name: str, tiny, *, task: str, model: str = "llama", **options):
     if name == "seq2seq":
         return models.seq2seq(tiny / model), build(name, tokenizer, task=task, **options)
     if name in ("supervised", *HEADED):
-        return models.classifier(tiny / model, LABELS, seed=3, task=task), build(name, tokenizer, task=task, **options)
+        names = ["number"] if task == "regression" else LABELS
+        return models.classifier(tiny / model, names, seed=3, task=task), build(name, tokenizer, task=task, **options)
     return models.causal(tiny / model), build(name, tokenizer, task=task, **options)
 
 
 def asked(frame: pl.DataFrame, task: str) -> pl.DataFrame:
-    """Return the records with targets as the task keeps them: here the label as one of several."""
-    return frame.with_columns(pl.format('["{}"]', "target").alias("target")) if task == "multilabel" else frame
+    """Return the records with targets as the task keeps them: the label as one of several, a number of words."""
+    targets = {"multilabel": pl.format('["{}"]', "target"), "regression": pl.col("input").str.len_chars().cast(str)}
+    return frame.with_columns(targets[task].alias("target")) if task in targets else frame
 
 
 def tasks() -> list[tuple[str, str]]:

@@ -19,7 +19,8 @@ from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
-OWN = {"language_modeling": "language_modeling", "multilabel": "multilabel"}  # objectives that follow from the task
+OWN = ("language_modeling", "multilabel", "regression")  # tasks with an objective of their name
+NUMBER = ["number"]  # what a head without labels says
 ADAPTER = "adapter"  # folder of what an exported model could not merge
 KEYS = ("form", "task", "labels", "objective", "reading", "prompt", "decoding", "inference", "base")
 
@@ -123,8 +124,8 @@ def open_model(
     if form in ("causal", "seq2seq"):
         return getattr(models, form)(folder, dtype=dtype(precision))
     if form == "pooled":
-        return pooled.classifier(folder, labels, seed=seed)
-    return models.classifier(folder, labels, seed=seed, task=task)
+        return pooled.classifier(folder, labels or NUMBER, seed=seed)
+    return models.classifier(folder, labels or NUMBER, seed=seed, task=task)
 
 
 def describe(
@@ -181,10 +182,10 @@ def _write(folder: Path, content: dict) -> None:
 def objective(sections: dict) -> str:
     """Return the objective's name: raw text is always language modelling, else what the sections say.
 
-    The response of an encoder-decoder is an objective of its own, and so is a head's on several labels.
+    The response of an encoder-decoder is an objective of its own, and so is a head's on several labels or numbers.
     """
     if sections["task"]["name"] in OWN:
-        return OWN[sections["task"]["name"]]
+        return sections["task"]["name"]
     name = (sections["objective"] or {"name": "response"})["name"]
     return "seq2seq" if name == "response" and sections["model"].get("kind") == "encoder_decoder" else name
 
@@ -203,7 +204,7 @@ def labels(task: dict, train: pl.DataFrame) -> list[str] | None:
 
 def reading(task: dict) -> dict | None:
     """Return what turns the numbers of a head into an answer, None where the largest one is the answer."""
-    return {"threshold": task["threshold"]} if task["name"] == "multilabel" else None
+    return {key: task[key] for key in ("threshold", "scale") if key in task} or None
 
 
 def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:

@@ -280,16 +280,19 @@ def _ids_of(text: str, case: Case) -> list[int]:
     return case.objective.encode(case.train.records.head(1).with_columns(input=pl.lit(text)), train=False)[0]["ids"]
 
 
-def _named(label, labels: list[str]) -> list[str]:
-    """Return what a row is to be answered with: its label is a position, or a mark for each of them."""
+def _named(label, labels: list[str] | None) -> list[str]:
+    """Return what a row is to be answered with: its label is a position, a mark for each of them, or a number."""
     if isinstance(label, list):
         return [name for name, mark in zip(labels, label, strict=True) if mark == 1]
+    if isinstance(label, float):
+        return [] if math.isnan(label) else [f"{label:g}"]
     return [] if label == IGNORED else [labels[label]]
 
 
 def _open(label) -> bool:
     """Say whether a row has no target to be compared with: IGNORED, or marks that are not a number."""
-    return label == IGNORED or (isinstance(label, list) and any(map(math.isnan, label)))
+    marks = label if isinstance(label, list) else [label]
+    return any(map(math.isnan, marks)) if isinstance(marks[0], float) else label == IGNORED
 
 
 def _unknown(case: Case) -> int | None:

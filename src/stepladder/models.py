@@ -32,7 +32,11 @@ STRICT = {
     "use_safetensors": True,
     "output_loading_info": True,
 }
-PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}  # of heads
+PROBLEMS = {  # transformers' problem_type of a head
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -3,7 +3,8 @@
 {"id": "r1", "source": None, "target": "good", "answer": "bad", "probabilities": {"bad": 0.7, "good": 0.3}}
 
 The labels' order is that of the fields of `probabilities`, which only tasks with labels have; several labels a record
-stand in target and answer as targets.written makes them; language modelling has bits and num_bytes, and no answer.
+stand in target and answer as targets.written makes them, numbers as numbers; language modelling has bits and num_bytes,
+and no answer.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from stepladder.errors import DataError
 COLUMNS = {
     "classification": ("id", "target", "answer", "probabilities"),
     "multilabel": ("id", "target", "answer", "probabilities"),
+    "regression": ("id", "target", "answer"),
     "generation": ("id", "target", "answer"),
     "language_modeling": ("id", "bits", "num_bytes"),
 }
@@ -38,6 +40,10 @@ def read(path: Path, task: str) -> pl.DataFrame:
         _check_labels(path, predictions)
     if task == "multilabel":
         _check_marks(path, predictions)
+    if task == "regression":
+        for column in ("target", "answer"):
+            odd = ~predictions[column].is_finite().fill_null(False)
+            _refuse(path, predictions, odd, f"has a {column} that is no number")
     return predictions
 
 

@@ -5,6 +5,7 @@ not registered.
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
 NUM_CHECKED = 256  # test rows that are asked again
+MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
 SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
 CODE = ("bottleneck.py", "virtual.py")  # that a model served beside its adapter runs
 PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
@@ -100,7 +102,7 @@ def _log(name: str, run: str) -> str:
     store.verify(Path("models", name))
     answerer = answering.load(Path("models", name))
     labels = answerer.description["labels"] or []
-    kind = Array("string") if answerer.description["task"] == "multilabel" else "string"
+    kind = {"multilabel": Array("string"), "regression": "double"}.get(answerer.description["task"], "string")
     outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
@@ -149,8 +151,10 @@ def _check(uri: str, name: str) -> None:
         raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
 
 
-def _equal(served: str | list[str], measured: str) -> bool:
+def _equal(served: str | list[str] | float, measured: str | float) -> bool:
     """Say whether a served answer is the measured one, of which several labels are kept as one text."""
+    if isinstance(measured, float):
+        return math.isclose(served, measured, rel_tol=MOVED, abs_tol=MOVED)
     return (targets.written(served) if isinstance(served, list) else served) == measured
 
 

@@ -9,13 +9,14 @@ from stepladder import fingerprints, schema
 from stepladder.errors import unknown
 from stepladder.schema import Problem
 
-HEADED = ("multilabel",)  # tasks that a head answers, or a baseline
+HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
 ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False}
 
 
 def of_data(found: dict) -> list[Problem]:
     """Return what is wrong between the sections data, split and task."""
     data, split, task = found["data"], found["split"], found["task"]
+    scale = task.get("scale")
     named, source = task.get("labels") or {}, data["source"]
     words = named if isinstance(named, dict) else dict(zip(named, named, strict=True))
     labels = schema.constant("sources", source, "LABELS") or tuple(words)
@@ -31,6 +32,7 @@ def of_data(found: dict) -> list[Problem]:
             "two labels have one word; no model can tell them apart",
         ),
         ({*words} - {*labels}, "task.labels", f"{', '.join(words)}: the labels of this data are {', '.join(labels)}"),
+        (scale and scale["low"] >= scale["high"], "task.scale", "low must lie below high"),
         (len(words) < len(named), "task.labels", "a label stands there twice"),
         (
             split["name"] == "stratified" and task["name"] == "multilabel",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import polars as pl
 
 from stepladder import records, targets
@@ -23,6 +24,7 @@ SHOWN = 5  # ids of a finding
 GARBAGE = 0.1  # share of a text's characters that are none a person writes
 TOLD = 0.9  # share of rows whose input says its label, and almost never another: the answer is in the question
 SUSPICIOUS = 0.5
+LARGE = 100  # a target that a head, whose answers begin near 0, reaches only after many steps
 LOPSIDED = 0.95  # share of one class
 MIN_LEAK_ROWS, MIN_LEAK_CHARACTERS = 8, 4  # below these, a word stands in a text by chance
 
@@ -157,6 +159,19 @@ def classes(texts: Texts) -> Iterator[Finding]:
         yield Finding(share, (), "watch macro_f1 or mcc, accuracy says little", False)
 
 
+def spread(texts: Texts) -> Iterator[Finding]:
+    """Look at numbers: one alone teaches nothing, and a head that begins near 0 takes long to reach large ones."""
+    if texts.task != "regression":
+        return
+    found = targets.numbers(texts.train["target"])
+    low, high = np.nanmin(found, initial=np.inf), np.nanmax(found, initial=-np.inf)
+    if low == high:
+        yield Finding(f"train: all {len(found):,} targets are {low:g}", (), "there is nothing to learn from them")
+    elif max(-low, high) > LARGE:
+        cure = "bring them near to 0 to 10, in thousands for example"
+        yield Finding(f"train: targets reach from {low:g} to {high:g}", (), cure, False)
+
+
 def strangers(texts: Texts) -> Iterator[Finding]:
     """Look for targets that are no label, which no model with these labels can answer."""
     for part, frame in texts.parts() if texts.labels is not None else ():
@@ -208,7 +223,7 @@ def copied(texts: Texts) -> Iterator[Finding]:
 
 
 GUARDS: tuple[Guard, ...] = (
-    empty, garbage, contradictions, duplicates, overlap, classes, strangers, told, copied,
+    empty, garbage, contradictions, duplicates, overlap, classes, spread, strangers, told, copied,
 )  # fmt: skip
 
 

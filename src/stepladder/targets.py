@@ -1,9 +1,11 @@
 """Targets: what a task wants in the target of a record: one label, several, a number or a text.
 
-Several labels are kept as the JSON text of a sorted list, '["drama", "war"]', and none of them as '[]'.
+Several labels are kept as the JSON text of a sorted list, '["drama", "war"]', and none of them as '[]'; a number as it
+was written.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,9 +21,13 @@ def parsed(rows: Iterable[dict], *, name: str, task: dict) -> list[dict]:
     Several labels come as a list or as one text between separators; an empty target means that no label fits.
     Raises DataError naming data set and row.
     """
-    if task["name"] != "multilabel":
-        return list(rows)
-    return [row if row.get("drop") else _several(row, name, task["separator"]) for row in rows]
+    if task["name"] == "multilabel":
+        return [row if row.get("drop") else _several(row, name, task["separator"]) for row in rows]
+    rows = list(rows)
+    for row in rows if task["name"] == "regression" else ():
+        if not row.get("drop") and isinstance(row["target"], str):  # what is no text is refused for all tasks
+            _require_number(row, name, task["scale"])
+    return rows
 
 
 def written(labels: Iterable[str]) -> str:
@@ -64,6 +70,45 @@ def answered(records: pl.DataFrame, shares: np.ndarray, labels: list[str], chose
     return records.select("id", "source", "target").with_columns(
         pl.Series("answer", answers, pl.String), pl.struct(columns).alias("probabilities")
     )
+
+
+def number(text: str) -> float:
+    """Return the finite number that a text says, with a point and without marks between digits; nan for others."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) and "_" not in text else math.nan
+
+
+def numbers(column: Iterable[str | None]) -> np.ndarray:
+    """Return targets as numbers, nan where there is none, (rows,)."""
+    return np.array([math.nan if text is None else number(text) for text in column])
+
+
+def measured(records: pl.DataFrame, values: np.ndarray, scale: dict | None) -> pl.DataFrame:
+    """Return predictions of numbers, (rows,): clipped and rounded to the scale {low, high, step}, if there is one."""
+    found = records.select("id", "source", pl.Series("target", numbers(records["target"])).fill_nan(None))
+    return found.with_columns(pl.Series("answer", on_scale(values, scale)))
+
+
+def on_scale(values: np.ndarray, scale: dict | None) -> np.ndarray:
+    """Return the nearest numbers of a scale, halves upwards; any number where there is none."""
+    if scale is None:
+        return values
+    low, high, step = scale["low"], scale["high"], scale["step"]
+    if step:
+        values = low + step * np.floor((values - low) / step + 0.5)
+    return np.clip(values, low, high)
+
+
+def _require_number(row: dict, name: str, scale: dict | None) -> None:
+    place = f"data set {name}:{row.get('id') or repr(row['input'][:40])}:target"
+    value = number(row["target"])
+    if math.isnan(value) and row["target"].strip():
+        raise DataError(f"{place}: {row['target'][:40]!r} is no number such as 3 or -2.5, which task regression wants")
+    if scale and not scale["low"] <= value <= scale["high"]:
+        raise DataError(f"{place}: {value:g} lies outside of task.scale, {scale['low']:g} to {scale['high']:g}")
 
 
 def _several(row: dict, name: str, separator: str) -> dict:

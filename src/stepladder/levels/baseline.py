@@ -1,8 +1,9 @@
 """Level baseline: answers that need no language model, the floor of every table.
 
 `majority` gives the most frequent target of train (for raw text: how often each byte occurs; of several labels those
-that together have the best micro F1 on train); `tfidf` is logistic regression on TF-IDF of words and word pairs, for
-several labels one each, or, where the answer is free text, the target of the most similar input.
+that together have the best micro F1 on train; of numbers their median). `tfidf` is logistic regression on TF-IDF of
+words and word pairs, for several labels one each, for numbers ridge regression, or, where the answer is free text, the
+target of the most similar input.
 """
 
 import json
@@ -17,7 +18,7 @@ from stepladder.errors import DataError
 
 FILE = "stepladder.json"
 RECORDS = "records.parquet"
-REGRESSED = ("classification", "multilabel")  # tasks that TF-IDF answers by a regression
+REGRESSED = ("classification", "multilabel", "regression")  # tasks that TF-IDF answers by a regression
 
 
 class Level:
@@ -50,6 +51,10 @@ class Level:
         if task == "generation":
             answers = self._nearest(records) if name == "tfidf" else [self.state["majority"]] * len(records)
             return head.with_columns(pl.Series("answer", answers, dtype=pl.String))
+        if task == "regression":
+            found = self.regression.predict(self._vectors(records)) if name == "tfidf" else None
+            constant = np.full(len(records), self.state["majority"])
+            return targets.measured(records, constant if found is None else found, self.state["scale"])
         labels = self.state["labels"]
         shares = [self.state["shares"][label] for label in labels]
         matrix = self._regressed(records) if name == "tfidf" else np.tile(shares, (len(records), 1))
@@ -80,10 +85,14 @@ class Level:
 
     def _regress(self) -> int:
         """Fit vectors and regression to the records; return the number of coefficients."""
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.multiclass import OneVsRestClassifier
 
         vectors = self._vectorise()
+        if self.state["task"] == "regression":
+            ridge = Ridge(alpha=1 / (2 * self.state["model"]["C"]), solver="lsqr", tol=1e-6)  # C in its words
+            self.regression = ridge.fit(vectors, targets.numbers(self.records["target"]))
+            return self.regression.coef_.size + 1
         regression = LogisticRegression(C=self.state["model"]["C"], max_iter=1000, random_state=self.state["seed"])
         if self.state["task"] == "multilabel":
             marks = targets.marks(self.records.with_row_index("id"), self.state["labels"])
@@ -109,7 +118,10 @@ class Level:
             raise DataError(f"model=tfidf: no word stands in so many texts of train ({least}); set it to 1") from None
 
     def _regressed(self, records: pl.DataFrame) -> np.ndarray:
-        return self.regression.predict_proba(self.vectorizer.transform(records["input"].to_list()))
+        return self.regression.predict_proba(self._vectors(records))
+
+    def _vectors(self, records: pl.DataFrame):
+        return self.vectorizer.transform(records["input"].to_list())
 
     def _nearest(self, records: pl.DataFrame) -> list[str]:
         known = self._vectorise()
@@ -137,6 +149,8 @@ def _counted(task: dict, train: pl.DataFrame) -> dict:
         shares = {label: counts[label] / len(train) for label in labels}
         found = {"labels": labels, "shares": shares, "threshold": task["threshold"]}
         return found | {"majority": _best_constant(shares)}
+    if task["name"] == "regression":
+        return {"majority": float(np.median(targets.numbers(train["target"]))), "scale": task["scale"]}
     counts = train["target"].value_counts(sort=True)
     shares = {row["target"]: row["count"] / len(train) for row in counts.sort("target").to_dicts()}
     found = {"majority": max(shares, key=shares.get), "labels": sorted(shares)}
