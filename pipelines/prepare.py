@@ -6,7 +6,7 @@ python -m pipelines.prepare -cd build/data -cn reviews    data/reviews/records.p
 from pathlib import Path
 
 from pipelines import stage
-from stepladder import records
+from stepladder import records, targets
 from stepladder.report import data as report
 
 
@@ -17,6 +17,7 @@ def main(config: dict) -> None:
     name = data["name"]
     path = records.locate(name, path=data["path"], assets=Path("assets", "data", f"{name}.json"))
     rows, reading = records.collect(path, source=data["source"], columns=data["columns"], options=data["options"])
+    rows = targets.parsed(rows, name=name, task=task)
     frame, ledger = records.clean(rows, name=name, task=task["name"], labels=task["labels"])
     summary = report.summarise(frame, ledger, name=name, task=task["name"], reading=reading)
     records.write(frame, Path("data", name, "records.parquet"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from stepladder.rules import HEADED
 from tests import capabilities, scoreboard
 from tests.scoreboard import tally  # noqa: F401  a fixture for every test
 
@@ -27,6 +28,8 @@ LORA = {
 }  # fmt: skip
 TASKS = {
     "classification": {"metric": "accuracy", "labels": {"bad": "bad", "good": "good"}},
+    "multilabel": {"metric": "micro_f1", "labels": None, "separator": "|", "threshold": 0.5},
+    "regression": {"metric": "mean_absolute_error", "labels": None, "scale": None},
     "generation": {"metric": "chrf", "labels": None},
     "language_modeling": {"metric": "bits_per_byte", "labels": None},
 }
@@ -133,9 +136,14 @@ def choose() -> Callable[..., dict]:
     """Return a function that gives the composed sections of a candidate; what it is not told is null or tiny."""
 
     def sections(level: str, model: str, /, *, task: str = "classification", **changes) -> dict:
-        words = {"instruction": None, "input_name": "Text", "answer_name": "Label"}
+        words = {} if task in HEADED else {"instruction": None, "input_name": "Text", "answer_name": "Label"}
         trained = level in ("finetune", "pretrain")
-        response = task != "language_modeling" and model not in ("bert", "distilbert", "majority", "tfidf")
+        response = task not in ("language_modeling", *HEADED) and model not in (
+            "bert",
+            "distilbert",
+            "majority",
+            "tfidf",
+        )
         prompt = {"name": "zero_shot", "template": "{input_name}: {input}\n{answer_name}:", "num_shots": 0}
         found = {
             "candidate": None, "seed": 7, "corpus": None, "level": {"name": level}, "split": None, "gate": None,

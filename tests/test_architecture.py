@@ -25,7 +25,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "combining leaderboard work splits prompts assets fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
     " integrity speech",
-    "disk numerics",
+    "disk numerics targets",
     "errors interruption",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from stepladder import levels, records
+from stepladder import levels, records, targets
 from stepladder.errors import ConfigError, DataError, IntegrityError
 from tests import elsewhere
 from tests.conftest import LORA, SIZES, sentences
@@ -28,6 +28,19 @@ CASES = {
     "majority models": ("baseline", "majority", "language_modeling", {}),
     "tfidf": ("baseline", "tfidf", "classification", {}),
     "tfidf writes": ("baseline", "tfidf", "generation", {}),
+    "majority marks": ("baseline", "majority", "multilabel", {}),
+    "tfidf marks": ("baseline", "tfidf", "multilabel", {}),
+    "full marks": ("finetune", "bert", "multilabel", {"trainer": {"monitor": "micro_f1"}}),
+    "lora marks": ("finetune", "bert", "multilabel", {"method": LORA}),
+    "frozen marks": ("finetune", "bert", "multilabel", {"method": {"name": "frozen"}}),
+    "decoder marks": ("finetune", "llama", "multilabel", {"method": LORA}),
+    "scratch marks": ("pretrain", "llama", "multilabel", PRETRAIN),
+    "median": ("baseline", "majority", "regression", {}),
+    "tfidf numbers": ("baseline", "tfidf", "regression", {}),
+    "full numbers": ("finetune", "bert", "regression", {"trainer": {"monitor": "mean_absolute_error"}}),
+    "lora numbers": ("finetune", "bert", "regression", {"method": LORA}),
+    "frozen numbers": ("finetune", "bert", "regression", {"method": {"name": "frozen"}}),
+    "decoder numbers": ("finetune", "llama", "regression", {"method": LORA}),
     "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 1}, "trainer": {"max_length": 256}}),
     "prompt writes": ("prompt", "llama", "generation", {}),
     "prompt models": ("prompt", "llama", "language_modeling", {}),
@@ -64,7 +77,21 @@ FACTS = {"level", "num_parameters", "num_trained_parameters", "rows_seen", "exam
 def data(task: str, number: int, *, seed: int = 0) -> pl.DataFrame:
     frame = sentences(number, seed=seed)
     answers = {"classification": pl.col("target"), "generation": pl.col("input").str.slice(0, 12)}
+    answers |= {"multilabel": several(frame), "regression": rated(frame)}
     return frame.with_columns(answers.get(task, pl.lit(None, pl.String)).alias("target"))
+
+
+def several(frame: pl.DataFrame) -> pl.Series:
+    """Return targets of up to three labels, by words that stand in the input; some rows have none."""
+    words = {"bad": "dull|flat|noisy|wooden", "plot": "the plot", "music": "music"}
+    marks = frame.select(pl.col("input").str.contains(pattern).alias(label) for label, pattern in words.items())
+    return pl.Series([targets.written(k for k, yes in row.items() if yes) for row in marks.iter_rows(named=True)])
+
+
+def rated(frame: pl.DataFrame) -> pl.Expr:
+    """Return targets from 1 to 5: how many phrases of the middle of the input, good or bad."""
+    words = pl.col("input").str.count_matches("film|music|plot|scene").clip(0, 2)
+    return (3 + pl.when(target="good").then(words).otherwise(-words.cast(pl.Int64))).cast(pl.String)
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +166,12 @@ def test_the_number_of_trained_parameters_is_the_one_that_the_method_says(name, 
     level, _, facts, _, base = made(name)
     _, model, _, changes = CASES[name]
     method = changes.get("method", {"name": "full"})
-    whole = level.answerer.model
+    whole, num = level.answerer.model, len(level.answerer.description["labels"] or ["number"])
     expected = sum(weight.numel() for weight in whole.parameters())
     if method == {"name": "frozen"}:
-        expected = 32 * 2 + 2
+        expected = 32 * num + num
     elif method == LORA:
-        expected = sum(4 * sum(shape) for shape in adapted(base)) + head(model, level.answerer.description["form"])
+        expected = sum(4 * sum(shape) for shape in adapted(base)) + head(model, num, level.answerer.description["form"])
     assert facts["num_trained_parameters"] == expected
     assert facts["num_parameters"] == sum(weight.numel() for weight in whole.parameters())
 
@@ -161,10 +188,10 @@ def adapted(base) -> list:
     return [module.weight.shape for module in backbone.modules() if isinstance(module, torch.nn.Linear)]
 
 
-def head(model: str, form: str) -> int:
+def head(model: str, num: int, form: str) -> int:
     if form in ("causal", "seq2seq"):
         return 0
-    return {"bert": 32 * 2 + 2, "llama": 32 * 2, "distilbert": 32 * 2 + 2 + 32 * 32 + 32}[model]
+    return {"bert": 32 * num + num, "llama": 32 * num, "distilbert": 32 * num + num + 32 * 32 + 32}[model]
 
 
 def test_frozen_moves_the_head_and_nothing_else(made, tiny):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder import metrics, predictions
+from stepladder import metrics, predictions, targets
 from stepladder.errors import ConfigError, DataError
 
 SALT = ["a cat sat on the mat", "", " ", 'line\u2028sep \x85\x1c\r\n"\\', "Ünï çødé 猫", "the the the the"]
@@ -39,7 +39,25 @@ def modelled() -> pl.DataFrame:
     return pl.DataFrame({"id": ["a", "b", "c"], "bits": [10.0, 40.5, 3.0], "num_bytes": [8, 20, 2]})
 
 
+def several(seed: int = 0, num_rows: int = 60, labels: tuple = ("art", "law", "sea")) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    values, true = rng.random((num_rows, len(labels))), rng.random((num_rows, len(labels))) < 0.4
+    told = [targets.written(np.array(labels)[row].tolist()) for row in true]
+    head = pl.DataFrame({"id": [str(row) for row in range(num_rows)], "source": None, "target": told})
+    return targets.answered(head, values, list(labels), values >= 0.5)
+
+
+def rated(seed: int = 0, num_rows: int = 60) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    target = rng.integers(1, 6, num_rows)
+    answer = (target + rng.integers(-1, 2, num_rows)).clip(1, 5)
+    head = {"id": [str(row) for row in range(num_rows)]}
+    return pl.DataFrame(head | {"target": target.astype(float), "answer": answer.astype(float)})
+
+
 SAMPLES = {
+    "regression": rated(),
+    "multilabel": several(),
     "classification": classified(),
     "generation": generated(["the cat sat on a mat", "a dog", "yes"], ["the cat sat on the mat", "the dog", "yes"]),
     "language_modeling": modelled(),
@@ -68,6 +86,8 @@ def test_the_metrics_of_a_task_are_those_of_its_files() -> None:
     assert set(metrics.names("classification")) >= {
         "accuracy", "calibration_error", "log_loss", "macro_f1", "mcc", "roc_auc",
     }  # fmt: skip
+    assert set(metrics.names("multilabel")) >= {"label_f1", "micro_f1", "subset_accuracy"}
+    assert set(metrics.names("regression")) >= {"mean_absolute_error", "quadratic_kappa", "spearman"}
     assert set(metrics.names()) == {name for task in SAMPLES for name in metrics.names(task)}
 
 
@@ -96,6 +116,54 @@ def test_classification_equals_scikit_learn(seed: int, num_rows: int, labels: tu
         assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values[:, 1]))
     else:
         assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values, multi_class="ovr"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from(LABELS))
+def test_several_labels_a_row_equal_scikit_learn(seed: int, num_rows: int, labels: tuple) -> None:
+    from sklearn import metrics as reference
+
+    frame = several(seed, num_rows, labels)
+    target, answer = (predictions.marked(frame, column) for column in ("target", "answer"))
+    present = (target.any(0) | answer.any(0)).nonzero()[0].tolist()
+    ours = metrics.evaluate(frame, "multilabel")
+    micro = reference.f1_score(target, answer, average="micro", zero_division=1)
+    assert ours["micro_f1"] == pytest.approx(micro)
+    if present:
+        macro = reference.f1_score(target, answer, average="macro", labels=present, zero_division=0)
+        assert ours["label_f1"] == pytest.approx(macro)
+    assert ours["subset_accuracy"] == pytest.approx(reference.accuracy_score(target, answer))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80))
+def test_numbers_equal_scikit_learn_and_scipy(seed: int, num_rows: int) -> None:
+    from scipy.stats import spearmanr
+    from sklearn import metrics as reference
+
+    frame = rated(seed, num_rows)
+    target, answer = frame["target"].to_numpy(), frame["answer"].to_numpy()
+    ours = metrics.evaluate(frame, "regression")
+    assert ours["mean_absolute_error"] == pytest.approx(reference.mean_absolute_error(target, answer))
+    kappa = {"weights": "quadratic", "labels": range(1, 6)}
+    if len({*target, *answer}) > 1:
+        wanted = reference.cohen_kappa_score(target.astype(int), answer.astype(int), **kappa)
+        assert ours["quadratic_kappa"] == pytest.approx(wanted, abs=1e-9)
+    if min(len(set(target)), len(set(answer))) > 1:
+        assert ours["spearman"] == pytest.approx(spearmanr(target, answer).statistic, abs=1e-9)
+    else:
+        assert ours["spearman"] is None
+
+
+def test_the_kappa_of_any_numbers_is_their_concordance() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 50))
+    frame = pl.DataFrame({"id": map(str, range(50)), "answer": x, "target": y})
+    covariance = np.cov(x, y, bias=True)
+    concordance = 2 * covariance[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)  # Lin 1989
+    assert metrics.evaluate(frame, "regression")["quadratic_kappa"] == pytest.approx(concordance)
+    alike = frame.with_columns(answer=pl.lit(3.0), target=pl.lit(3.0))
+    assert metrics.evaluate(alike, "regression")["quadratic_kappa"] == 0.0
 
 
 def test_calibration_error_equals_the_formula_bin_by_bin() -> None:

@@ -7,8 +7,9 @@ import pkgutil
 import polars as pl
 import pytest
 
-from stepladder import objectives
+from stepladder import objectives, records
 from stepladder.errors import ConfigError, DataError
+from stepladder.rules import HEADED
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,8 @@ def build(name: str, tokenizer, *, task: str, max_length: int = 64, template: st
     return objectives.load(name)(
         tokenizer,
         task=task,
-        labels=LABELS if task == "classification" else None,
+        labels=LABELS if task in records.LABELLED else None,
+        reading={"threshold": 0.5, "scale": None},
         max_length=max_length,
         prompt=Prompt(template, words=words),
         decoding={"max_new_tokens": 4, "num_beams": 1, "one_line": True},
@@ -45,9 +47,16 @@ def made(name: str, tiny, *, task: str, model: str = "llama", **options):
     tokenizer = models.tokenizer(tiny / model)
     if name == "seq2seq":
         return models.seq2seq(tiny / model), build(name, tokenizer, task=task, **options)
-    if name == "supervised":
-        return models.classifier(tiny / model, LABELS, seed=3), build(name, tokenizer, task=task, **options)
+    if name in ("supervised", *HEADED):
+        names = ["number"] if task == "regression" else LABELS
+        return models.classifier(tiny / model, names, seed=3, task=task), build(name, tokenizer, task=task, **options)
     return models.causal(tiny / model), build(name, tokenizer, task=task, **options)
+
+
+def asked(frame: pl.DataFrame, task: str) -> pl.DataFrame:
+    """Return the records with targets as the task keeps them: the label as one of several, a number of words."""
+    targets = {"multilabel": pl.format('["{}"]', "target"), "regression": pl.col("input").str.len_chars().cast(str)}
+    return frame.with_columns(targets[task].alias("target")) if task in targets else frame
 
 
 def tasks() -> list[tuple[str, str]]:
@@ -61,7 +70,7 @@ def test_every_objective_gives_one_prediction_a_record_whatever_the_batch_and_th
     from stepladder import metrics
 
     model, objective = made(name, tiny, task=task)
-    records = reviews.head(6)
+    records = asked(reviews.head(6), task)
     examples = objective.encode(records, train=False)
     assert {"length", "row"} <= set(examples[0])
     assert objective.task == task
@@ -85,7 +94,7 @@ def test_a_validation_loss_over_one_batch_is_the_training_loss_of_that_batch(nam
     import torch
 
     model, objective = made(name, tiny, task=task)
-    batch = objective.collate(objective.encode(reviews.head(5), train=False))
+    batch = objective.collate(objective.encode(asked(reviews.head(5), task), train=False))
     with torch.no_grad():
         rows, loss = objective.answer(model, batch), objective.loss(model, batch).item()
     assert sum(row["loss"] for row in rows) / sum(row["tokens"] for row in rows) == pytest.approx(loss, rel=1e-5)

@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import records, splits, store
+from stepladder import records, splits, store, targets
 from stepladder.errors import IntegrityError
+from stepladder.rules import HEADED
 from tests.conftest import LORA, sentences
+from tests.test_levels import rated, several
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,11 +27,14 @@ PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 3}
 PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"}
 LAYERS = {"name": "bottleneck", "places": "houlsby", "reduction_factor": 4, "function": "gelu"}
 TWO = {"model": {"kind": "encoder_decoder"}}
+SCALE = {"low": 1, "high": 5, "step": 0.5}
 BEAMS = {"max_new_tokens": 4, "num_beams": 2}
 SIZES = {"train": 24, "val": 8, "test": 12}
 CANDIDATES = {
     "lora": ("bert", "classification", {"method": LORA}),
     "frozen": ("bert", "classification", {"method": {"name": "frozen"}}),
+    "marks": ("bert", "multilabel", {"method": LORA}),
+    "numbers": ("bert", "regression", {"method": {"name": "frozen"}, "task": {"scale": SCALE}}),
     "words": ("llama", "classification", {"method": LORA}),
     "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
     "bytes": ("llama", "language_modeling", {}),
@@ -77,6 +82,8 @@ def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
 
 def data(task: str, number: int, seed: int) -> pl.DataFrame:
     frame = sentences(number, seed=seed)
+    if task in HEADED:
+        return frame.with_columns((several if task == "multilabel" else rated)(frame).alias("target"))
     return frame if task == "classification" else frame.with_columns(target=pl.col("input").str.slice(0, 9))
 
 
@@ -156,7 +163,8 @@ def answers(uri: str, texts: list[str]) -> list[dict]:
 
 def same(served: list[dict], name: str) -> None:
     measured = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
-    assert [row["answer"] for row in served] == measured["answer"].to_list()
+    kept = [targets.written(row["answer"]) if isinstance(row["answer"], list) else row["answer"] for row in served]
+    assert kept == measured["answer"].to_list()
     if "probabilities" in measured.columns:
         for row, shares in zip(served, measured["probabilities"], strict=True):
             assert {label: row[label] for label in shares} == pytest.approx(shares, abs=1e-4)

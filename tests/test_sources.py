@@ -100,7 +100,6 @@ MALFORMED_CSV = {
     "empty file": (b"", "a.csv: empty file"),
     "blank row": (b"input,target\n\na,b\n", "a.csv:2: blank row"),
     "empty input": (b"input,target\na,b\n ,b\n", "a.csv:3:input: empty input"),
-    "empty target": (b"input,target\na,\n", "a.csv:2:target: empty target"),
     "huge field": (b"input,target\n" + b"a" * 1_000_001 + b",b\n", "a.csv:2:input: 1,000,001 bytes"),
     "three columns": (b"text,label,more\na,b,c\n", 'a.csv", columns: {input: "text", target: "more"}}}'),
     "no fewer values": (b"text,label\na,b\nc,d\n", 'a.csv", columns: {input: "text", target: "label"}}}'),
@@ -122,7 +121,8 @@ MALFORMED_JSONL = {
     "nested value": ('{"input": {"a": 1}, "target": "b"}\n', "a.jsonl:1:input: a nested object"),
     "deep nesting": ('{"input": ' + "[" * 100_000 + "\n", "a.jsonl:1"),
     "missing key": ('{"input": "a", "target": "b"}\n{"input": "a"}\n', "a.jsonl:2: no column for target"),
-    "null target": ('{"input": "a", "target": null}\n', "a.jsonl:1:target: empty target"),
+    "a list as input": ('{"input": ["a"], "target": "b"}\n', "a.jsonl:1:input: a list, expected text"),
+    "a list of lists": ('{"input": "a", "target": [["a"]]}\n', "a.jsonl:1:target: a list, expected text"),
     "lone surrogate": ('{"input": "\\ud800", "target": "b"}\n', "a.jsonl:1:input: lone surrogate U+D800"),
     "escaped NUL": ('{"input": "a\\u0000", "target": "b"}\n', "a.jsonl:1:input: holds a NUL"),
     "blank line": ('{"input": "a", "target": "b"}\n\n{"input": "c", "target": "b"}\n', "a.jsonl:2:1: not JSON"),
@@ -135,6 +135,20 @@ def test_a_malformed_jsonl_gets_one_line_with_its_place(tmp_path, fault):
     said = refusal(jsonl.read, write(tmp_path / "a.jsonl", content), columns=None)
     for message in messages:
         assert message in said
+
+
+def test_an_empty_target_is_none_with_its_place_and_a_list_of_texts_stays_one(tmp_path):
+    path = write(tmp_path / "a.csv", "input,target\na, \n")
+    told = "target: empty target; fill it in or delete the row"
+    assert list(csv.read(path, columns=None, delimiter=",")) == [
+        {"input": "a", "target": None, "empty": f"{path}:2:{told}"}
+    ]
+    path = write(tmp_path / "a.jsonl", '{"input": "a", "target": null}\n{"input": "b", "target": ["x", "y"]}\n')
+    first, second = jsonl.read(path, columns=None)
+    assert first == {"input": "a", "target": None, "empty": f"{path}:1:{told}"}
+    assert second == {"input": "b", "target": ["x", "y"]}
+    pl.DataFrame({"input": ["b"], "target": [["x", "y"]]}).write_parquet(tmp_path / "a.parquet")
+    assert list(parquet.read(tmp_path / "a.parquet", columns=None)) == [second]
 
 
 def test_a_folder_or_a_missing_file_is_no_file(tmp_path):
@@ -180,7 +194,7 @@ def test_parquet_columns_become_text_and_nested_ones_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pl.DataFrame({"text": ["NA", "007"], "label": [1, 1]}).write_parquet(path)
     assert [(r["input"], r["target"]) for r in parquet.read(path, columns=None)] == [("NA", "1"), ("007", "1")]
-    pl.DataFrame({"text": [["a"]], "label": ["b"]}).write_parquet(path)
+    pl.DataFrame({"text": [[1]], "label": ["b"]}).write_parquet(path)
     assert "a.parquet:1:text: a column of List" in refusal(parquet.read, path, columns=None)
     pl.DataFrame({"input": ["a", None], "target": ["b", "b"]}).write_parquet(path)
     assert "a.parquet:2:input: empty input" in refusal(parquet.read, path, columns=None)

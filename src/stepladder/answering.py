@@ -13,15 +13,17 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import methods, models, objectives, pooled, quantization, store, training
+from stepladder import methods, models, objectives, pooled, quantization, records, store, targets, training
 from stepladder.errors import ConfigError, IntegrityError
 from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
 OWN = "./base"  # folder of a base that is no other's
+NAMED = ("language_modeling", "multilabel", "regression")  # tasks with an objective of their name
+NUMBER = ["number"]  # what a head without labels says
 ADAPTER = "adapter"  # folder of what an exported model could not merge
-KEYS = ("form", "task", "labels", "objective", "prompt", "decoding", "inference", "base", "quantization")
+KEYS = ("form", "task", "labels", "objective", "reading", "prompt", "decoding", "inference", "base", "quantization")
 
 
 class Answerer:
@@ -36,6 +38,7 @@ class Answerer:
             labels=description["labels"],
             prompt=prompt,
             decoding=description["decoding"],
+            reading=description["reading"],
             max_length=description["inference"]["max_length"],
         )
         self.settings = Settings(**description["inference"], **speed(runtime or {}))
@@ -116,6 +119,7 @@ def open_model(
     labels: list[str] | None,
     *,
     seed: int | None,
+    task: str = "classification",
     precision: str = "32-true",
     rounding: dict | None = None,
 ):
@@ -124,9 +128,11 @@ def open_model(
     `rounding` are options of a quantization.
     """
     given = quantization.given(rounding)
+    if form == "pooled":
+        return pooled.classifier(folder, labels or NUMBER, seed=seed)
     if form in ("causal", "seq2seq"):
         return quantization.steady(getattr(models, form)(folder, dtype=dtype(precision), **given))
-    return quantization.steady((pooled if form == "pooled" else models).classifier(folder, labels, seed=seed, **given))
+    return quantization.steady(models.classifier(folder, labels or NUMBER, seed=seed, task=task, **given))
 
 
 def describe(
@@ -135,6 +141,7 @@ def describe(
     """Return a description; `sections` are decoding, inference (max_length, eval_batch_size, precision), base and,
     where the base is rounded, the options of its quantization.
 
+    `reading`, among them where a task has it, is what turns the numbers of a head into an answer.
     `longest`, among them, is how many tokens the model can read: a larger max_length is lowered to it, aloud.
     """
     inference = {key: sections["inference"][key] for key in ("max_length", "eval_batch_size", "precision")}
@@ -147,6 +154,7 @@ def describe(
         "task": task,
         "labels": labels,
         "objective": objective,
+        "reading": sections.get("reading"),
         "prompt": prompt and asdict(prompt),
         "decoding": sections["decoding"],
         "inference": inference,
@@ -168,8 +176,8 @@ def load(folder: Path) -> Answerer:
     saved = read(folder)
     base = folder / OWN if saved["base"] == OWN else store.root() / saved["base"] if saved["base"] else folder
     seed, precision = 0 if saved["base"] else None, saved["inference"]["precision"]
-    rounding = saved.get("quantization")
-    model = open_model(saved["form"], base, saved["labels"], seed=seed, precision=precision, rounding=rounding)
+    rounding, options = saved.get("quantization"), {"task": saved["task"], "precision": precision}
+    model = open_model(saved["form"], base, saved["labels"], seed=seed, rounding=rounding, **options)
     model = quantization.widened(model) if rounding else model
     if saved["form"] == "pooled":
         model.load_head(folder)
@@ -185,10 +193,10 @@ def _write(folder: Path, content: dict) -> None:
 def objective(sections: dict) -> str:
     """Return the objective's name: raw text is always language modelling, else what the sections say.
 
-    The response of an encoder-decoder is an objective of its own.
+    The response of an encoder-decoder is an objective of its own, and so is a head's on several labels or numbers.
     """
-    if sections["task"]["name"] == "language_modeling":
-        return "language_modeling"
+    if sections["task"]["name"] in NAMED:
+        return sections["task"]["name"]
     name = (sections["objective"] or {"name": "response"})["name"]
     return "seq2seq" if name == "response" and sections["model"].get("kind") == "encoder_decoder" else name
 
@@ -199,10 +207,15 @@ def writer(objective: str) -> str:
 
 
 def labels(task: dict, train: pl.DataFrame) -> list[str] | None:
-    """Return the labels of a classification task in their order: the task's own, else those of train, sorted."""
-    if task["name"] != "classification":
+    """Return the labels of a task in their order: its own, else those of train, sorted; None where it has none."""
+    if task["name"] not in records.LABELLED:
         return None
-    return list(task["labels"]) if task["labels"] else sorted(set(train["target"]))
+    return list(task["labels"]) if task["labels"] else sorted(targets.counts(train["target"], task["name"]))
+
+
+def reading(task: dict) -> dict | None:
+    """Return what turns the numbers of a head into an answer, None where the largest one is the answer."""
+    return {key: task[key] for key in ("threshold", "scale") if key in task} or None
 
 
 def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:

@@ -95,13 +95,17 @@ def split(batch: dict, parts: int) -> list[dict]:
 
 
 def _narrow(batch: dict) -> dict:
-    """Return the batch without columns that are padding in every row, on either side."""
+    """Return the batch without columns that are padding in every row, on either side.
+
+    What is a number a token is an integer: as many labels as tokens are no reason to cut them.
+    """
     mask = batch.get("attention_mask")
     if mask is None:
         return batch
     used = mask.any(0).nonzero()
     kept = slice(int(used[0]), int(used[-1]) + 1)
-    wide = {key for key, value in batch.items() if torch.is_tensor(value) and value.shape == mask.shape}
+    tensors = {key: value for key, value in batch.items() if torch.is_tensor(value)}
+    wide = {key for key, each in tensors.items() if each.shape == mask.shape and not each.is_floating_point()}
     return {key: value[:, kept] if key in wide else value for key, value in batch.items()}
 
 

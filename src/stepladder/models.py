@@ -35,6 +35,11 @@ STRICT = {
     "use_safetensors": True,
     "output_loading_info": True,
 }
+PROBLEMS = {  # transformers' problem_type of a head
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -59,9 +64,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def classifier(folder: Path, labels: list[str], *, seed: int | None, **rounding) -> PreTrainedModel:
+def classifier(
+    folder: Path, labels: list[str], *, seed: int | None, task: str = "classification", **rounding
+) -> PreTrainedModel:
     """Return the backbone with a fresh head over `labels`, in that order, drawn from `seed`; None: the saved head.
 
+    The task goes into the model's config as transformers' problem_type, which names its loss.
     Raises IntegrityError when weights of the backbone (of the head as well, without a seed) are missing or left over.
     """
     names = dict(enumerate(labels))
@@ -70,7 +78,7 @@ def classifier(folder: Path, labels: list[str], *, seed: int | None, **rounding)
         options["ignore_mismatched_sizes"] = True
     with opening(folder), _seeded(seed or 0):
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, problem_type="single_label_classification", **options, **rounding, **STRICT
+            folder, problem_type=PROBLEMS[task], **options, **rounding, **STRICT
         )
     require_backbone(folder, model, report, fresh_head=seed is not None)
     if seed is not None:

@@ -2,8 +2,9 @@
 
 {"id": "r1", "source": None, "target": "good", "answer": "bad", "probabilities": {"bad": 0.7, "good": 0.3}}
 
-The labels' order is that of the fields of `probabilities`, which only classification has; language modelling has bits
-and num_bytes instead of an answer.
+The labels' order is that of the fields of `probabilities`, which only tasks with labels have; several labels a record
+stand in target and answer as targets.written makes them, numbers as numbers; language modelling has bits and num_bytes,
+and no answer.
 """
 
 from pathlib import Path
@@ -11,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from stepladder import targets
 from stepladder.errors import DataError
 
 COLUMNS = {
     "classification": ("id", "target", "answer", "probabilities"),
+    "multilabel": ("id", "target", "answer", "probabilities"),
+    "regression": ("id", "target", "answer"),
     "generation": ("id", "target", "answer"),
     "language_modeling": ("id", "bits", "num_bytes"),
 }
@@ -34,6 +38,12 @@ def read(path: Path, task: str) -> pl.DataFrame:
     _refuse(path, predictions, predictions["id"].is_duplicated(), "stands there twice; ids are unique")
     if task == "classification":
         _check_labels(path, predictions)
+    if task == "multilabel":
+        _check_marks(path, predictions)
+    if task == "regression":
+        for column in ("target", "answer"):
+            odd = ~predictions[column].is_finite().fill_null(False)
+            _refuse(path, predictions, odd, f"has a {column} that is no number")
     return predictions
 
 
@@ -66,6 +76,23 @@ def tallies(predictions: pl.DataFrame) -> np.ndarray:
     eye = np.eye(len(labels(predictions)))
     answered, true = eye[indices(predictions, "answer")], eye[indices(predictions, "target")]
     return np.hstack([answered * true, answered, true])
+
+
+def marked(predictions: pl.DataFrame, column: str) -> np.ndarray:
+    """Return 1.0 where a row's target or answer, the `column`, has a label and 0.0 elsewhere, (rows, labels)."""
+    return targets.marks(predictions, labels(predictions), column)
+
+
+def _check_marks(path: Path, predictions: pl.DataFrame) -> None:
+    for column in ("target", "answer"):
+        _refuse(path, predictions, predictions[column].is_null(), f"has no {column}")
+        try:
+            marked(predictions, column)
+        except DataError as error:
+            raise DataError(f"{path}: {column} of {error}") from None
+    values = matrix(predictions)
+    proper = ((values >= 0) & (values <= 1)).all(axis=1)  # nan is neither
+    _refuse(path, predictions, pl.Series(~proper), "has probabilities outside 0 to 1")
 
 
 def _check_labels(path: Path, predictions: pl.DataFrame) -> None:

@@ -10,20 +10,21 @@ import logging
 import os
 import pkgutil
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import disk, sources
+from stepladder import disk, sources, targets
 from stepladder.errors import ConfigError, DataError, unknown
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("id", "input", "target", "source", "group", "timestamp")
 FURTHER = {"split": pl.String, "rating": pl.Float64}  # where a source has them
+LABELLED = ("classification", "multilabel")  # tasks whose targets are labels
 GUESSED = "no column map was given, so '{target}', with fewer distinct values, is the target and '{input}' the input"
 NUM_EXAMPLES = 5  # dropped inputs shown for each reason
 PIECE_BYTES, PIECE_ROWS = 2**21, 2**8  # of text that are read at a time; rows that are read first
@@ -69,7 +70,7 @@ def locate(name: str, *, path: str | None, assets: Path) -> Path:
 def clean(rows: Iterable[dict], *, name: str, task: str, labels: Iterable[str] | None) -> tuple[pl.DataFrame, dict]:
     """Return the records whose normalised input was not seen before, and the ledger of all rows.
 
-    The first of equal inputs is kept; all of them are dropped when a classification gives them different targets. An id
+    The first of equal inputs is kept; all of them are dropped when different labels are given to them. An id
     that is missing becomes a hash of the normalised input, so added rows change no id. The ledger is
     {"rows_in", "rows_out", "dropped": {reason: rows}, "examples": {reason: [input]}}.
     Raises DataError for an empty input or target, for unknown labels and for labels that differ in case or spaces only.
@@ -81,8 +82,8 @@ def clean(rows: Iterable[dict], *, name: str, task: str, labels: Iterable[str] |
         if row.get("drop"):
             dropped[row["drop"]].append(row["input"])
     _require_filled(kept, name, task)
-    if task == "classification":
-        _require_tidy_labels(kept, name, labels)
+    if task in LABELLED:
+        _require_tidy_labels(kept, name, task, labels)
     unique = _unique(kept, dropped, task)
     if not unique:
         raise DataError(f"data set {name}: no record is left of {len(rows)} rows ({_reasons(dropped) or 'no rows'})")
@@ -166,40 +167,46 @@ def _require_columns(found: list[str], path: Path | str) -> None:
 
 def _require_filled(rows: list[dict], name: str, task: str) -> None:
     for number, row in enumerate(rows, start=1):
+        place = f"data set {name}:{row.get('id') or number}"
+        if isinstance(row["target"], list):
+            raise DataError(f"{place}:target: a list, expected text; several labels a record want task: multilabel")
+        if "empty" in row:
+            raise DataError(row["empty"])
         for column in ("input",) if task == "language_modeling" else ("input", "target"):
             value = row[column]
             if value is None and column == "target":
                 raise DataError(f"data set {name}: task {task} needs a target column; set data.columns.target")
             if not value.strip():
-                place = f"data set {name}:{row.get('id') or number}:{column}"
-                raise DataError(f"{place}: empty; fill it in or delete the row")
+                raise DataError(f"{place}:{column}: empty; fill it in or delete the row")
 
 
-def _require_tidy_labels(rows: list[dict], name: str, labels: Iterable[str] | None) -> None:
-    counts = Counter(row["target"] for row in rows)
+def _require_tidy_labels(rows: list[dict], name: str, task: str, labels: Iterable[str] | None) -> None:
+    counts = targets.counts((row["target"] for row in rows), task)
     alike: dict[str, list[str]] = defaultdict(list)
     for target in sorted(counts):
         alike[normalise(target)].append(target)
-    for targets in alike.values():
-        if len(targets) > 1:
-            shown = ", ".join(f"{target!r} ({counts[target]} rows)" for target in targets)
+    for spellings in alike.values():
+        if len(spellings) > 1:
+            shown = ", ".join(f"{target!r} ({counts[target]} rows)" for target in spellings)
             raise DataError(f"data set {name}: targets {shown} differ in case or spaces only; write them alike")
     for target in counts if labels else ():
         if target not in set(labels):
             raise DataError(f"data set {name}: {counts[target]} rows. {unknown('label', target, labels)}")
-    if len(counts) == 1:
+    if len(counts) == 1 and task == "classification":
         raise DataError(f"data set {name}: one label, {next(iter(counts))!r}; a classification needs at least two")
+    if rows and not counts:
+        raise DataError(f"data set {name}: no record has a label; is data.columns.target the right column?")
 
 
 def _unique(rows: list[dict], dropped: dict[str, list[str]], task: str) -> list[dict]:
     """Return the rows to keep and note the others, by reason, in `dropped`."""
     keys = [normalise(row["input"]) for row in rows]
-    targets: dict[str, set] = defaultdict(set)
+    given: dict[str, set] = defaultdict(set)
     for key, row in zip(keys, rows, strict=True):
-        targets[key].add(row["target"])
+        given[key].add(row["target"])
     first: dict[str, dict] = {}
     for key, row in zip(keys, rows, strict=True):
-        if task == "classification" and len(targets[key]) > 1:
+        if task in LABELLED and len(given[key]) > 1:
             dropped["equal inputs with different targets"].append(row["input"])
         elif key not in first:
             first[key] = row | {"id": row.get("id") or hashlib.sha256(key.encode()).hexdigest()[:16]}

@@ -5,9 +5,11 @@ not registered.
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
+from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -16,12 +18,14 @@ import polars as pl
 import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import Array
 
-from stepladder import disk, records, speech, store, tracking
+from stepladder import disk, records, speech, store, targets, tracking
 from stepladder.errors import IntegrityError
 from stepladder.tracking import KEY
 
 NUM_CHECKED = 256  # test rows that are asked again
+MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
 SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
 CODE = ("bottleneck.py", "virtual.py")  # that a model served beside its adapter runs
 PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
@@ -98,7 +102,8 @@ def _log(name: str, run: str) -> str:
     store.verify(Path("models", name))
     answerer = answering.load(Path("models", name))
     labels = answerer.description["labels"] or []
-    outputs = [ColSpec("string", "answer"), *(ColSpec("double", label) for label in labels)]
+    kind = {"multilabel": Array("string"), "regression": "double"}.get(answerer.description["task"], "string")
+    outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
         answerer.export(Path(folder))
@@ -141,9 +146,16 @@ def _check(uri: str, name: str) -> None:
             fault = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise IntegrityError(f"{uri}: cannot be opened again ({fault}); not registered")
         answers = list(json.loads(reply.read_text())["answer"].values())
-    equal = sum(a == b for a, b in zip(answers, measured["answer"], strict=True)) / len(answers)
+    equal = sum(starmap(_equal, zip(answers, measured["answer"], strict=True))) / len(answers)
     if equal < SHARE_EQUAL:
         raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+
+
+def _equal(served: str | list[str] | float, measured: str | float) -> bool:
+    """Say whether a served answer is the measured one, of which several labels are kept as one text."""
+    if isinstance(measured, float):
+        return math.isclose(served, measured, rel_tol=MOVED, abs_tol=MOVED)
+    return (targets.written(served) if isinstance(served, list) else served) == measured
 
 
 def _version(package: str) -> str:

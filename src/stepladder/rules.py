@@ -10,13 +10,16 @@ from stepladder import fingerprints, schema
 from stepladder.errors import unknown
 from stepladder.schema import Problem
 
+HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
 ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False}
 
 
 def of_data(found: dict) -> list[Problem]:
     """Return what is wrong between the sections data, split and task."""
     data, split, task = found["data"], found["split"], found["task"]
-    words, source = task["labels"] or {}, data["source"]
+    scale = task.get("scale")
+    named, source = task.get("labels") or {}, data["source"]
+    words = named if isinstance(named, dict) else dict(zip(named, named, strict=True))
     labels = schema.constant("sources", source, "LABELS") or tuple(words)
     unnamed = "columns" not in schema.of_source(source)
     shares = f"val={split['val']} and test={split['test']} leave no training data; their sum must be below 1"
@@ -30,6 +33,13 @@ def of_data(found: dict) -> list[Problem]:
             "two labels have one word; no model can tell them apart",
         ),
         ({*words} - {*labels}, "task.labels", f"{', '.join(words)}: the labels of this data are {', '.join(labels)}"),
+        (scale and scale["low"] >= scale["high"], "task.scale", "low must lie below high"),
+        (len(words) < len(named), "task.labels", "a label stands there twice"),
+        (
+            split["name"] == "stratified" and task["name"] == "multilabel",
+            "split",
+            "stratified keeps the shares of one label a record, task multilabel has several; choose split: hash",
+        ),
     ]
     return _broken(rules) + _metric("task.metric", task["metric"], task["name"])
 
@@ -104,17 +114,23 @@ def _answers(found: dict) -> list[tuple]:
     """
     objective, prompt = (found["objective"] or {}).get("name"), found["prompt"]
     encoder, task = found["model"]["kind"] == "encoder", found["task"]["name"]
+    numeric, level = task in HEADED, found["level"]["name"]
     both, halves = found["model"]["kind"] == "encoder_decoder", "the objective of a model of two halves follows from"
     head, asked = objective == "supervised", objective == "response" or found["level"]["name"] == "prompt"
     frozen, modeling = (found["method"] or {}).get("name") == "frozen", task == "language_modeling"
     aimless = found["optimizer"] and objective in (None, "language_modeling")
     wanted = "objective: supervised, prompt: none"
+    writing = "an encoder_decoder answers by writing; it wants objective: response"
+    headed = f"level: baseline, or level: finetune with {wanted}"
     idle = objective in ("masked", "spans")  # the losses of phase adapt
     bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
     return [
-        (both and head, "objective", "an encoder_decoder answers by writing; it wants objective: response"),
+        (both and numeric, "model", f"an encoder_decoder has no head, which alone answers {task}; take another model"),
+        (both and head and not numeric, "objective", writing),
         (idle, "objective.name", f"{objective} answers no task; level: adapt learns by it"),
         (objective == "seq2seq", "objective.name", f"{halves} objective: response and model.kind: encoder_decoder"),
+        (objective in HEADED, "objective.name", f"it follows from task: {objective} and objective: supervised"),
+        (numeric and not (both or head or level == "baseline"), "task", f"a head alone answers {task}; take {headed}"),
         (both and modeling, "task", "an encoder_decoder models no raw text here; take a decoder"),
         (encoder and not (head or modeling or idle), "objective", f"an encoder wants {wanted}"),
         (aimless and not (encoder or modeling), "objective", f"{task} wants objective: response (labels: or {wanted})"),
@@ -232,7 +248,7 @@ def _prompt(found: dict) -> list[Problem]:
         return []
     labels = {"labels"} if found["task"]["name"] == "classification" else set()
     template = _fields("prompt.template", found["prompt"]["template"], {"answer_name", "input", "input_name"})
-    return template + _fields("task.instruction", found["task"]["instruction"] or "", labels)
+    return template + _fields("task.instruction", found["task"].get("instruction") or "", labels)
 
 
 def _fields(key: str, text: str, known: set[str]) -> list[Problem]:

@@ -70,7 +70,7 @@ def is_map(key: str) -> bool:
     """Say whether the value of a dotted key is one value that happens to be a map (task.labels), not a section."""
     section, *path = key.split(".")
     rules = _rules(table()["sections"].get(section, {}), path) if path else []
-    return any("map of" in rule or "<columns>" in rule for rule in rules)
+    return any(word in rule for rule in rules for word in ("map of", "<columns>", "<scale>"))
 
 
 def options(source: str) -> dict[str, str]:

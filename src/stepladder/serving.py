@@ -8,6 +8,7 @@ which says how the answer is read off.
 import contextlib
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import mlflow
@@ -64,7 +65,10 @@ class Answers(mlflow.pyfunc.PythonModel):
         self.before = virtual if self.saved["form"] == "causal" else None
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """Return `answer` and, for classification, one column of probability a label, in the order of the input."""
+        """Return `answer` and, where there are labels, one column of probability a label, in the order of the input.
+
+        An answer is a label, a text, a number, or a list of labels where a record may have several.
+        """
         texts = model_input["input"].astype(str).tolist()
         size = self.saved["inference"]["eval_batch_size"]
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -83,12 +87,25 @@ class Answers(mlflow.pyfunc.PythonModel):
 
     def _answers(self, texts: list[str]) -> list[dict]:
         writes = self.saved["form"] in ("causal", "seq2seq")
-        if writes and self.saved["labels"] is None:
+        if writes and self.saved["labels"] is None:  # a text
             return [{"answer": self._written(text)} for text in texts]
         scores = self._asked(texts) if writes else self._headed(texts)
-        shares = scores.float().softmax(-1).tolist()  # (rows, labels)
         labels = self.saved["labels"]
+        if self.saved["task"] == "regression":
+            return [{"answer": self._on_scale(row[0])} for row in scores.float().tolist()]
+        if self.saved["task"] == "multilabel":
+            return [self._several(dict(zip(labels, row, strict=True))) for row in scores.float().sigmoid().tolist()]
+        shares = scores.float().softmax(-1).tolist()  # (rows, labels)
         return [{"answer": labels[row.index(max(row))], **dict(zip(labels, row, strict=True))} for row in shares]
+
+    def _several(self, shares: dict[str, float]) -> dict:
+        return {"answer": sorted(k for k, v in shares.items() if v >= self.saved["reading"]["threshold"]), **shares}
+
+    def _on_scale(self, value: float) -> float:
+        scale = self.saved["reading"]["scale"]
+        if scale and scale["step"]:
+            value = scale["low"] + scale["step"] * math.floor((value - scale["low"]) / scale["step"] + 0.5)
+        return min(max(value, scale["low"]), scale["high"]) if scale else value
 
     def _headed(self, texts: list[str]) -> torch.Tensor:
         limit = self.saved["inference"]["max_length"]

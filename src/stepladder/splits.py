@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import records
+from stepladder import records, targets
 from stepladder.errors import ConfigError, DataError, unknown
 
 log = logging.getLogger(__name__)
@@ -48,27 +48,31 @@ def partition(frame: pl.DataFrame, shares: dict[str, float], *, name: str, seed:
 
 
 def describe(parts: dict[str, pl.DataFrame], *, name: str, task: str) -> dict:
-    """Return rows and shares of each part, for a classification also of each class.
+    """Return rows and shares of each part, where there are labels also of each class.
 
-    A class also has its deviation: its share of the part minus its share of the whole. Warns above 3 points; raises
-    DataError for a class that a part lacks.
+    A class also has its deviation: its share of the part minus its share of the whole. Warns above 3 points. A class
+    that a part lacks raises DataError; of several labels a record only train must have each, the others are warned of.
     """
     whole = pl.concat(parts.values())
     report = {"split": name, "rows": whole.height, "parts": {}}
-    counts = Counter(whole["target"]) if task == "classification" else {}
+    counts = targets.counts(whole["target"], task)
     for part, frame in parts.items():
-        rows = Counter(frame["target"])
+        rows = targets.counts(frame["target"], task)
         absent = sorted(label for label in counts if label not in rows)
         if absent:
             found = f"{counts[absent[0]]} of {whole.height} records in all"
-            raise DataError(
-                f"split={name}: no record of class {absent[0]!r} in {part} ({found}); add some or use split=stratified"
-            )
+            missing = f"no record of class {absent[0]!r} in {part} ({found})"
+            if task == "multilabel" and part != "train":
+                log.warning("split=%s: %s; its answers are not measured there", name, missing)
+            else:
+                cure = "add some" if task == "multilabel" else "add some or use split=stratified"
+                raise DataError(f"split={name}: {missing}; {cure}")
         classes = {label: _balance(rows[label], frame.height, counts[label] / whole.height) for label in sorted(counts)}
         for label, balance in classes.items():
             if abs(balance["deviation"]) > MAX_DEVIATION:
                 points = f"{100 * balance['deviation']:+.1f} points"
-                log.warning("%s: class %r is %s off its share of all; split=stratified is exact", part, label, points)
+                exact = "; split=stratified is exact" if task == "classification" else ""
+                log.warning("%s: class %r is %s off its share of all%s", part, label, points, exact)
         share = round(frame.height / whole.height, 6)
         report["parts"][part] = {"rows": frame.height, "share": share, "classes": classes or None}
     return report

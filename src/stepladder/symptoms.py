@@ -8,14 +8,15 @@ thing, so that a test can leave it out. Leaks: Kaufman et al. 2012, "Leakage in 
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import polars as pl
 
-from stepladder import records
+from stepladder import records, targets
 from stepladder.errors import unknown
 
 NO_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd]")  # controls, private use, U+FFFD
@@ -23,6 +24,7 @@ SHOWN = 5  # ids of a finding
 GARBAGE = 0.1  # share of a text's characters that are none a person writes
 TOLD = 0.9  # share of rows whose input says its label, and almost never another: the answer is in the question
 SUSPICIOUS = 0.5
+LARGE = 100  # a target that a head, whose answers begin near 0, reaches only after many steps
 LOPSIDED = 0.95  # share of one class
 MIN_LEAK_ROWS, MIN_LEAK_CHARACTERS = 8, 4  # below these, a word stands in a text by chance
 
@@ -59,6 +61,10 @@ class Texts:
 
     def parts(self) -> Iterator[tuple[str, pl.DataFrame]]:
         yield from (("train", self.train), ("val", self.val))
+
+    def given(self, target: str | None) -> set[str]:
+        """Return the labels of a target."""
+        return set(targets.counts([target], self.task))
 
     @property
     def modelled(self) -> bool:
@@ -128,31 +134,53 @@ def classes(texts: Texts) -> Iterator[Finding]:
     """Look at the labels: a class that train lacks cannot be learnt, one class alone teaches nothing."""
     if texts.labels is None:
         return
-    counts, wanted = Counter(texts.train["target"].drop_nulls()), Counter(texts.val["target"].drop_nulls())
+    counts, wanted = (targets.counts(part["target"], texts.task) for part in (texts.train, texts.val))
     absent = [label for label in texts.labels if not counts[label]]
-    rows = texts.val.filter(pl.col("target").is_in(absent))["id"].to_list()  # that ask for it
-    cure = "add rows of it, raise data.max_rows, or take split=stratified"
-    if len(counts) == 1:
+    rows = [i for i, _, target in _rows(texts.val) if texts.given(target) & set(absent)]  # that ask for it
+    stratified = "" if texts.task == "multilabel" else ", or take split=stratified"
+    cure = f"add rows of it, raise data.max_rows{stratified}"
+    if len(counts) == 1 and texts.task == "classification":
         yield Finding(f"train: all {len(texts.train):,} rows are {next(iter(counts))!r}", (), cure)
     elif absent:
         cure = cure if rows else "take it out of task.labels if it does not exist"
         yield Finding(f"train: no row of class {', '.join(map(repr, absent))}", tuple(rows), cure, bool(rows))
     unseen = [label for label in counts if not wanted[label]]
     if unseen:
-        yield Finding(f"val: no row of class {', '.join(map(repr, unseen))}", (), "take split=stratified", False)
+        cure = "add rows of it, or raise split.val" if texts.task == "multilabel" else "take split=stratified"
+        yield Finding(f"val: no row of class {', '.join(map(repr, unseen))}", (), cure, False)
     most, number = max(counts.items(), key=lambda item: item[1], default=("", 0))
-    if len(counts) > 1 and number >= LOPSIDED * counts.total():
+    if texts.task == "multilabel":
+        constant = [label for label, rows in counts.items() if rows == len(texts.train)]
+        if constant:
+            cure = "take it out of the targets unless it is meant"
+            yield Finding(f"train: all rows have class {', '.join(map(repr, constant))}", (), cure, False)
+    elif len(counts) > 1 and number >= LOPSIDED * counts.total():
         share = f"train: {number / counts.total():.1%} of the rows are {most!r}"
         yield Finding(share, (), "watch macro_f1 or mcc, accuracy says little", False)
+
+
+def spread(texts: Texts) -> Iterator[Finding]:
+    """Look at numbers: one alone teaches nothing, and a head that begins near 0 takes long to reach large ones."""
+    if texts.task != "regression":
+        return
+    found = targets.numbers(texts.train["target"])
+    low, high = np.nanmin(found, initial=np.inf), np.nanmax(found, initial=-np.inf)
+    if low == high:
+        yield Finding(f"train: all {len(found):,} targets are {low:g}", (), "there is nothing to learn from them")
+    elif max(-low, high) > LARGE:
+        cure = "bring them near to 0 to 10, in thousands for example"
+        yield Finding(f"train: targets reach from {low:g} to {high:g}", (), cure, False)
 
 
 def strangers(texts: Texts) -> Iterator[Finding]:
     """Look for targets that are no label, which no model with these labels can answer."""
     for part, frame in texts.parts() if texts.labels is not None else ():
-        rows = frame.filter(~pl.col("target").is_in(texts.labels))
-        for target in rows["target"].drop_nulls().unique(maintain_order=True):
-            ids = rows.filter(pl.col("target") == target)["id"]
-            yield from of_rows(part, len(frame), "have another label", ids, unknown("label", target, texts.labels))
+        strange: dict[str, list[str]] = defaultdict(list)
+        for i, _, target in _rows(frame):
+            for label in texts.given(target) - set(texts.labels):
+                strange[label].append(i)
+        for label, ids in strange.items():
+            yield from of_rows(part, len(frame), "have another label", ids, unknown("label", label, texts.labels))
 
 
 def told(texts: Texts) -> Iterator[Finding]:
@@ -162,9 +190,9 @@ def told(texts: Texts) -> Iterator[Finding]:
     words = {label: _word(texts.words.get(label, label)) for label in texts.labels}
     own, other = [], 0
     for i, text, target in texts.compared:
-        named = {label for label, word in words.items() if word.search(text)}
-        own += [i] if target in named else []
-        other += bool(named - {target})
+        named, given = {label for label, word in words.items() if word.search(text)}, texts.given(target)
+        own += [i] if given & named else []
+        other += bool(named - given)
     share = len(own) / len(texts.train)
     if share >= SUSPICIOUS and other <= len(own) / 5:
         what = "say their own label in the input, and few another"
@@ -195,7 +223,7 @@ def copied(texts: Texts) -> Iterator[Finding]:
 
 
 GUARDS: tuple[Guard, ...] = (
-    empty, garbage, contradictions, duplicates, overlap, classes, strangers, told, copied,
+    empty, garbage, contradictions, duplicates, overlap, classes, spread, strangers, told, copied,
 )  # fmt: skip
 
 

@@ -1,19 +1,24 @@
 """Level baseline: answers that need no language model, the floor of every table.
 
-`majority` gives the most frequent target of train (for raw text: how often each byte occurs); `tfidf` is logistic
-regression on TF-IDF of words and word pairs, or, where the answer is free text, the target of the most similar input.
+`majority` gives the most frequent target of train (for raw text: how often each byte occurs; of several labels those
+that together have the best micro F1 on train; of numbers their median). `tfidf` is logistic regression on TF-IDF of
+words and word pairs, for several labels one each, for numbers ridge regression, or, where the answer is free text, the
+target of the most similar input.
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from stepladder import targets
 from stepladder.errors import DataError
 
 FILE = "stepladder.json"
 RECORDS = "records.parquet"
+REGRESSED = ("classification", "multilabel", "regression")  # tasks that TF-IDF answers by a regression
 
 
 class Level:
@@ -27,18 +32,12 @@ class Level:
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
         """Count or regress; return how much was seen. Validation is not looked at."""
         task, model = self.sections["task"], self.sections["model"]
-        counts = train["target"].value_counts(sort=True) if task["name"] != "language_modeling" else None
         self.state = {"model": model, "task": task["name"], "seed": self.sections["seed"]}
-        if counts is None:
-            self.state["bytes"] = np.bincount(_bytes(train["input"]), minlength=256).tolist()
-        else:
-            shares = {row["target"]: row["count"] / len(train) for row in counts.sort("target").to_dicts()}
-            self.state |= {"majority": max(shares, key=shares.get), "labels": sorted(shares)}
-            self.state["shares"] = shares if task["name"] == "classification" else {}
+        self.state |= _counted(task, train)
         self.records = train.select("input", "target") if model["name"] == "tfidf" else None
         facts = {"level": "baseline", "num_parameters": 0, "num_trained_parameters": 0, "tokens_seen": 0}
         facts |= {"rows_seen": len(train), "examples_seen": len(train)}
-        if self.records is not None and task["name"] == "classification":
+        if self.records is not None and task["name"] in REGRESSED:
             facts["num_parameters"] = facts["num_trained_parameters"] = self._regress()
         self.state |= facts
         return self.state
@@ -52,9 +51,16 @@ class Level:
         if task == "generation":
             answers = self._nearest(records) if name == "tfidf" else [self.state["majority"]] * len(records)
             return head.with_columns(pl.Series("answer", answers, dtype=pl.String))
+        if task == "regression":
+            found = self.regression.predict(self._vectors(records)) if name == "tfidf" else None
+            constant = np.full(len(records), self.state["majority"])
+            return targets.measured(records, constant if found is None else found, self.state["scale"])
         labels = self.state["labels"]
         shares = [self.state["shares"][label] for label in labels]
         matrix = self._regressed(records) if name == "tfidf" else np.tile(shares, (len(records), 1))
+        if task == "multilabel":
+            chosen = matrix >= self.state["threshold"] if name == "tfidf" else self._constant(len(records))
+            return targets.answered(records, matrix, labels, chosen)
         columns = [pl.Series(label, matrix[:, i]) for i, label in enumerate(labels)]
         answers = pl.Series("answer", [labels[i] for i in matrix.argmax(1)])
         return head.with_columns(answers, pl.struct(columns).alias("probabilities"))
@@ -73,19 +79,32 @@ class Level:
         level.state = json.loads((folder / FILE).read_text())
         if (folder / RECORDS).exists():
             level.records = pl.read_parquet(folder / RECORDS)
-            if level.state["task"] == "classification":
+            if level.state["task"] in REGRESSED:
                 level._regress()
         return level
 
     def _regress(self) -> int:
         """Fit vectors and regression to the records; return the number of coefficients."""
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression, Ridge
+        from sklearn.multiclass import OneVsRestClassifier
 
         vectors = self._vectorise()
-        self.regression = LogisticRegression(
-            C=self.state["model"]["C"], max_iter=1000, random_state=self.state["seed"]
-        ).fit(vectors, self.records["target"].to_list())
+        if self.state["task"] == "regression":
+            ridge = Ridge(alpha=1 / (2 * self.state["model"]["C"]), solver="lsqr", tol=1e-6)  # C in its words
+            self.regression = ridge.fit(vectors, targets.numbers(self.records["target"]))
+            return self.regression.coef_.size + 1
+        regression = LogisticRegression(C=self.state["model"]["C"], max_iter=1000, random_state=self.state["seed"])
+        if self.state["task"] == "multilabel":
+            marks = targets.marks(self.records.with_row_index("id"), self.state["labels"])
+            with warnings.catch_warnings():  # it warns of a label that all or no rows have, and answers as they say
+                warnings.filterwarnings("ignore", "Label .* is present in all training examples", UserWarning)
+                self.regression = OneVsRestClassifier(regression).fit(vectors, marks)
+            return sum(one.coef_.size + one.intercept_.size for one in self.regression.estimators_ if hasattr(one, "C"))
+        self.regression = regression.fit(vectors, self.records["target"].to_list())
         return self.regression.coef_.size + self.regression.intercept_.size
+
+    def _constant(self, num_rows: int) -> np.ndarray:
+        return np.tile([label in self.state["majority"] for label in self.state["labels"]], (num_rows, 1))
 
     def _vectorise(self):
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -99,7 +118,10 @@ class Level:
             raise DataError(f"model=tfidf: no word stands in so many texts of train ({least}); set it to 1") from None
 
     def _regressed(self, records: pl.DataFrame) -> np.ndarray:
-        return self.regression.predict_proba(self.vectorizer.transform(records["input"].to_list()))
+        return self.regression.predict_proba(self._vectors(records))
+
+    def _vectors(self, records: pl.DataFrame):
+        return self.vectorizer.transform(records["input"].to_list())
 
     def _nearest(self, records: pl.DataFrame) -> list[str]:
         known = self._vectorise()
@@ -115,6 +137,32 @@ class Level:
         return head.with_columns(
             pl.lit(None, pl.String).alias("answer"), pl.Series("bits", bits), pl.Series("num_bytes", sizes, pl.Int64)
         )
+
+
+def _counted(task: dict, train: pl.DataFrame) -> dict:
+    """Return what counting the targets of train gives: shares of labels or targets, and the best constant answer."""
+    if task["name"] == "language_modeling":
+        return {"bytes": np.bincount(_bytes(train["input"]), minlength=256).tolist()}
+    if task["name"] == "multilabel":
+        counts = targets.counts(train["target"], task["name"])
+        labels = list(task["labels"] or sorted(counts))
+        shares = {label: counts[label] / len(train) for label in labels}
+        found = {"labels": labels, "shares": shares, "threshold": task["threshold"]}
+        return found | {"majority": _best_constant(shares)}
+    if task["name"] == "regression":
+        return {"majority": float(np.median(targets.numbers(train["target"]))), "scale": task["scale"]}
+    counts = train["target"].value_counts(sort=True)
+    shares = {row["target"]: row["count"] / len(train) for row in counts.sort("target").to_dicts()}
+    found = {"majority": max(shares, key=shares.get), "labels": sorted(shares)}
+    return found | {"shares": shares if task["name"] == "classification" else {}}
+
+
+def _best_constant(shares: dict[str, float]) -> list[str]:
+    """Return the labels which, answered to each row, have the best micro F1: the most frequent ones, up to some."""
+    ranked = sorted(shares, key=lambda label: (-shares[label], label))
+    hits, true = np.cumsum([shares[label] for label in ranked]), sum(shares.values())
+    scores = 2 * hits / (np.arange(1, len(ranked) + 1) + true)
+    return sorted(ranked[: 1 + int(np.argmax(scores))])
 
 
 def _bytes(texts) -> np.ndarray:

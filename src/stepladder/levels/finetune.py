@@ -95,11 +95,12 @@ class Level(answering.LanguageLevel):
         task, method, seed = sections["task"], sections["method"] or methods.FULL, sections["seed"]
         labels, objective = answering.labels(task, train), answering.objective(sections)
         heads = "pooled" if method == methods.FROZEN else "classifier"
-        form = heads if objective == "supervised" else answering.writer(objective)
+        headed = (sections["objective"] or {}).get("name") == "supervised"
+        form = heads if headed else answering.writer(objective)
         precision, rounding = settings.resolve(sections["trainer"]["precision"]), None
         if kind := method.get("quantization"):
             rounding = quantization.options(kind, models.empty(form, self.base), precision=precision)
-        opened = answering.open_model(form, self.base, labels, seed=seed, rounding=rounding)
+        opened = answering.open_model(form, self.base, labels, seed=seed, task=task["name"], rounding=rounding)
         model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, precision)
         whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)
@@ -108,6 +109,7 @@ class Level(answering.LanguageLevel):
             task=task["name"],
             labels=labels,
             objective=objective,
+            reading=answering.reading(task),
             prompt=answering.prompt(task, sections["prompt"], labels) if objective in ("response", "seq2seq") else None,
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],

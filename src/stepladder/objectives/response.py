@@ -21,7 +21,9 @@ class Objective:
     tasks = ("classification", "generation")
     continued = True  # the answer's tokens follow the prompt's in one row
 
-    def __init__(self, tokenizer, *, task: str, labels: list[str] | None, max_length: int, prompt: Prompt, decoding):
+    def __init__(
+        self, tokenizer, *, task: str, labels: list[str] | None, max_length: int, prompt: Prompt, decoding, **_unused
+    ):
         self.task, self.tokenizer, self.labels, self.max_length = task, tokenizer, labels, max_length
         self.prompt, self.decoding = prompt, decoding or {}
         self.label_ids = [self._label_ids(label) for label in labels or []]

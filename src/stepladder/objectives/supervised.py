@@ -21,7 +21,7 @@ class Objective:
         """Return one example a record, its input cut to `max_length` tokens."""
         texts = tokens.encode(self.tokenizer, records["input"].to_list(), truncation=True, max_length=self.max_length)
         examples = []
-        for row, (ids, label) in enumerate(zip(texts, positions(records, self.labels), strict=True)):
+        for row, (ids, label) in enumerate(zip(texts, self._labels(records), strict=True)):
             cut = len(ids) == self.max_length and len(self._whole(records["input"][row])) > self.max_length
             examples.append({"ids": ids, "label": label, "row": row, "length": len(ids), "cut": cut})
         return examples
@@ -61,6 +61,10 @@ class Objective:
         """Return the predictions of `records` in their order."""
         ordered = sorted(rows, key=lambda row: row["row"])
         return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
+
+    def _labels(self, records: pl.DataFrame) -> list:
+        """Return what the loss compares with, for each record."""
+        return positions(records, self.labels)
 
     def _whole(self, text: str) -> list[int]:
         return self.tokenizer(text, verbose=False)["input_ids"]

@@ -7,7 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import polars as pl
+
+from stepladder import records, targets
 
 NUM_EXAMPLES = 8
 NUM_BINS = 20
@@ -18,15 +21,17 @@ TOKEN = re.compile(r"\w+|[^\w\s]")  # words and punctuation marks: a count that 
 def summarise(frame: pl.DataFrame, ledger: dict, *, name: str, task: str, reading: dict) -> dict:
     """Return everything the page shows: columns, ledger, class balance, lengths and examples, in numbers and texts."""
     texts = {"input": frame["input"].to_list()}
-    if task != "classification" and frame["target"].null_count() < frame.height:
+    if task not in (*records.LABELLED, "regression") and frame["target"].null_count() < frame.height:
         texts["target"] = frame["target"].drop_nulls().to_list()
+    classes, sources = targets.counts(frame["target"], task), Counter(frame["source"].fill_null("(none)"))
     return {
         "name": name,
         "task": task,
         **reading,
         **ledger,
-        "classes": _shares(frame["target"]) if task == "classification" else None,
-        "sources": _shares(frame["source"]) if frame["source"].drop_nulls().n_unique() > 1 else None,
+        "classes": _shares(classes, frame.height) if task in records.LABELLED else None,
+        "sources": _shares(sources, frame.height) if len(sources.keys() - {"(none)"}) > 1 else None,
+        "numbers": _spread(targets.numbers(frame["target"])) if task == "regression" else None,
         "num_groups": frame["group"].drop_nulls().n_unique(),
         "num_bytes": sum(len(text.encode()) for texts_of in texts.values() for text in texts_of),
         "lengths": {field: _lengths(values) for field, values in texts.items()},
@@ -59,10 +64,15 @@ def _shown(character: str) -> str:
     return f"<U+{ord(character):04X}>" if hidden and not joiner else character
 
 
-def _shares(values: pl.Series) -> dict[str, dict]:
-    counts = Counter(values.fill_null("(none)").to_list())
+def _shares(counts: Counter, size: int) -> dict[str, dict]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {label: {"rows": rows, "share": round(rows / len(values), 6)} for label, rows in ordered}
+    return {label: {"rows": rows, "share": round(rows / size, 6)} for label, rows in ordered}
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    """Return least, mean, greatest and standard deviation, and in how many values they are."""
+    found = {"min": values.min(), "mean": values.mean(), "max": values.max(), "deviation": values.std()}
+    return {key: round(float(value), 6) for key, value in found.items()} | {"distinct": len(np.unique(values))}
 
 
 def _lengths(texts: list[str]) -> dict[str, dict]:

@@ -7,12 +7,14 @@ from stepladder.errors import DataError, unknown
 from stepladder.sources import _strict
 
 FIELDS = ("input", "target", "id", "source", "group", "timestamp", "split", "rating")
-Rows = Iterator[tuple[str, dict[str, str | None]]]  # ("data/raw/mine.csv:7", {"text": "Great.", "label": "good"})
+Value = str | list[str] | None
+Rows = Iterator[tuple[str, dict[str, Value]]]  # ("data/raw/mine.csv:7", {"text": "Great.", "label": "good"})
 
 
 def records(rows: Callable[[], Rows], columns: dict[str, str] | None) -> Iterator[dict]:
     """Yield a record for each row, renamed by `columns`, which maps a record's field to a column.
 
+    A target may be a list of texts. An empty one is None, and `empty` says where: a task may allow it.
     Raises DataError naming file:row:column for a missing column and for an empty or unreadable field.
     """
     columns = columns or choose(rows())
@@ -22,7 +24,10 @@ def records(rows: Callable[[], Rows], columns: dict[str, str] | None) -> Iterato
     if "input" not in columns:
         raise DataError(f"data.columns: {sorted(columns)} lacks input, the column that the model reads")
     for place, row in rows():
-        yield {"target": None} | {name: _value(row, name, column, place) for name, column in columns.items()}
+        record = {"target": None} | {name: _value(row, name, column, place) for name, column in columns.items()}
+        vacant = "target" in columns and record["target"] is None
+        told = f"{place}:{columns['target']}: empty target; fill it in or delete the row" if vacant else ""
+        yield record | ({"empty": told} if vacant else {})
 
 
 def choose(rows: Rows, kept: str = "") -> dict[str, str]:
@@ -36,10 +41,10 @@ def choose(rows: Rows, kept: str = "") -> dict[str, str]:
     if {"input", "target"} <= set(names):
         return {name: name for name in FIELDS if name in names}
     if len(names) == 2:
-        seen = [{first[name]} for name in names]
+        seen = [{str(first[name])} for name in names]
         for _, row in rows:
             for values, name in zip(seen, names, strict=True):
-                values.add(row.get(name))
+                values.add(str(row.get(name)))
         sizes = [len(values) for values in seen]
         if sizes[0] != sizes[1]:
             target = names[sizes.index(min(sizes))]
@@ -55,12 +60,16 @@ def _line_to_paste(names: list[str], kept: str) -> str:
     return f"set: {{data: {{{kept}, columns: {{{guess}}}}}}} (columns: {', '.join(shown)})"
 
 
-def _value(row: dict[str, str | None], name: str, column: str, place: str) -> str | float | None:
+def _value(row: dict[str, Value], name: str, column: str, place: str) -> Value | float:
     if column not in row:
         raise DataError(f"{place}: no column for {name}. {unknown('column', column, row)}")
     value = row[column]
+    if isinstance(value, list):
+        if name != "target":
+            raise DataError(f"{place}:{column}: a list, expected text")
+        return [_strict.field(item, f"{place}:{column}") for item in value]
     empty = value is None or not value.strip()
-    if empty and name in ("input", "target"):
+    if empty and name == "input":
         raise DataError(f"{place}:{column}: empty {name}; fill it in or delete the row")
     if empty:
         return None

@@ -1,4 +1,7 @@
-"""A JSONL file: one object a line, such as {"input": "Great.", "target": "good"}; numbers stay as written."""
+"""A JSONL file: one object a line, such as {"input": "Great.", "target": "good"}; numbers stay as written.
+
+A list of texts stays a list, which a target may be.
+"""
 
 import json
 from collections.abc import Iterator
@@ -49,9 +52,9 @@ def _refuse(literal: str) -> None:
     raise ValueError(f"{literal} is not JSON")
 
 
-def _text(value: object, place: str) -> str | None:
+def _text(value: object, place: str) -> _tables.Value:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(i, str) for i in value)):
         return value
     raise DataError(f"{place}: a {'list' if isinstance(value, list) else 'nested object'}, expected text")

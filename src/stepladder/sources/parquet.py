@@ -1,4 +1,7 @@
-"""A Parquet file: numbers, booleans and dates become text as polars writes them; nested columns are refused."""
+"""A Parquet file: numbers, booleans and dates become text as polars writes them; nested columns are refused.
+
+But for lists of texts, which a target may be.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +34,8 @@ def rows(path: Path) -> _tables.Rows:
     if not frame.height:
         raise DataError(f"{path}: no rows")
     for name, kind in frame.schema.items():
-        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+        if kind != pl.List(pl.String) and (kind.is_nested() or kind in (pl.Binary, pl.Object)):
             raise DataError(f"{path}:1:{name}: a column of {kind}, expected text")
-    for number, row in enumerate(frame.cast(pl.String).iter_rows(named=True), start=1):
+    flat = [name for name, kind in frame.schema.items() if not kind.is_nested()]
+    for number, row in enumerate(frame.cast(dict.fromkeys(flat, pl.String)).iter_rows(named=True), start=1):
         yield f"{path}:{number}", row
