@@ -29,7 +29,7 @@ LORA = {
 TASKS = {
     "classification": {"metric": "accuracy", "labels": {"bad": "bad", "good": "good"}},
     "multilabel": {"metric": "micro_f1", "labels": None, "separator": "|", "threshold": 0.5},
-    "regression": {"metric": "mean_absolute_error", "labels": None, "scale": None},
+    "regression": {"metric": "mean_absolute_error", "labels": None, "scale": {"low": 1, "high": 5, "step": None}},
     "generation": {"metric": "chrf", "labels": None},
     "language_modeling": {"metric": "bits_per_byte", "labels": None},
 }

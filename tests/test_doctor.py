@@ -21,7 +21,7 @@ def objective(tiny, name: str = "response", *, task: str = "classification", for
     from stepladder.prompts import Prompt
 
     labels = LABELS if task == "classification" else None
-    given = {"max_length": 120, "labels": labels, "prompt": Prompt("Text: {input}\nLabel:")}
+    given = {"max_length": 120, "labels": labels, "reading": {"scale": None}, "prompt": Prompt("Text: {input}\nLabel:")}
     decoding = {"max_new_tokens": 30, "num_beams": 1, "one_line": True}
     return objectives.load(name)(
         models.tokenizer(tiny / form), task=task, **(given | {"decoding": decoding} | changes)
@@ -68,6 +68,7 @@ def melting(given):
     return given
 
 
+NUMBERS = {"name": "regression", "task": "regression", "form": "bert"}
 GENERATION, HEAD = {"task": "generation"}, {"name": "supervised", "form": "bert"}
 LONG = "a film " * 60
 PLANTED = {  # name: (guard, objective, change of the objective, change of train, change of val, words, rows)
@@ -89,6 +90,8 @@ PLANTED = {  # name: (guard, objective, change of the objective, change of train
     "a class that train lacks": (
         "classes", {"labels": ["bad", "good", "odd"]}, None, None, lambda f: changed(f, "target", {6: "odd"}),
         "no row of class 'odd'", "r1_6"),
+    "one number": (
+        "spread", NUMBERS, None, lambda f: f.with_columns(target=pl.lit("4")), None, "all 24 targets are 4", None),
     "a label of val that nobody knows": (
         "strangers", {}, None, None, lambda f: changed(f, "target", {6: "goood"}), "Did you mean 'good'", "r1_6"),
     "a label in the text": (

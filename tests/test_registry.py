@@ -27,14 +27,13 @@ PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 3}
 PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"}
 LAYERS = {"name": "bottleneck", "places": "houlsby", "reduction_factor": 4, "function": "gelu"}
 TWO = {"model": {"kind": "encoder_decoder"}}
-SCALE = {"low": 1, "high": 5, "step": 0.5}
 BEAMS = {"max_new_tokens": 4, "num_beams": 2}
 SIZES = {"train": 24, "val": 8, "test": 12}
 CANDIDATES = {
     "lora": ("bert", "classification", {"method": LORA}),
     "frozen": ("bert", "classification", {"method": {"name": "frozen"}}),
     "marks": ("bert", "multilabel", {"method": LORA}),
-    "numbers": ("bert", "regression", {"method": {"name": "frozen"}, "task": {"scale": SCALE}}),
+    "numbers": ("bert", "regression", {"method": {"name": "frozen"}}),
     "words": ("llama", "classification", {"method": LORA}),
     "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
     "bytes": ("llama", "language_modeling", {}),

@@ -53,6 +53,25 @@ def test_answers_are_clipped_and_rounded_to_the_nearest_step():
     assert targets.on_scale(values, None) is values
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning")  # of a class inside MLflow
+@pytest.mark.parametrize("scale", [SCALE, SCALE | {"step": 0.25}, SCALE | {"step": None}, None])
+def test_a_served_answer_is_on_the_scale_like_the_measured_one(scale):
+    from stepladder import serving
+
+    served, values = serving.Answers(), np.linspace(-1, 7, 65)
+    served.saved = {"reading": {"scale": scale}}
+    assert [served._on_scale(value) for value in values.tolist()] == targets.on_scale(values, scale).tolist()
+
+
+def test_a_position_a_number_and_marks_are_told_from_no_target():
+    from stepladder.objectives import IGNORED, named, unanswered
+
+    assert [named(1, ["a", "b"]), named([1.0, 0.0], ["a", "b"]), named(-100.0, None)] == [["b"], ["a"], ["-100"]]
+    assert all(map(unanswered, (IGNORED, float("nan"), [float("nan")] * 2)))
+    assert not any(map(unanswered, (0, -100.0, [0.0, 1.0])))
+
+
 def test_the_report_gives_the_spread_of_the_numbers():
     frame, ledger = records.clean(graded(30).to_dicts(), name="mine", task="regression", labels=None)
     found = report.summarise(frame, ledger, name="mine", task="regression", reading={"columns": None, "note": None})

@@ -8,7 +8,6 @@ away, how an answer ends, how it joins the prompt. Such faults train without an 
 has learnt nothing: TRL issues 3927 and 4147, Axolotl issues 1761 and 3088.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import polars as pl
 
 from stepladder import symptoms, training
 from stepladder.errors import DataError
-from stepladder.objectives import IGNORED
+from stepladder.objectives import named, unanswered
 from stepladder.symptoms import Finding, of_rows
 from stepladder.training import Examples
 
@@ -96,7 +95,7 @@ def predicted(row: dict) -> int:
     if "answer" in row:
         return len(row["answer"])
     if "label" in row:
-        return int(not _open(row["label"]))
+        return int(not unanswered(row["label"]))
     starts = sum(place == 0 for place in row["positions"]) if "positions" in row else 1
     return max(0, row["length"] - starts)
 
@@ -225,7 +224,7 @@ def _counted(case: Case) -> dict:
         sums["predicted"] += predicted(row)
         sums["cut"] += row.get("cut", False)
         if "label" in row and case.objective.labels:
-            labels.update(_named(row["label"], case.objective.labels))
+            labels.update(named(row["label"], case.objective.labels))
     return {**sums, "labels": dict(sorted(labels.items())) or None}
 
 
@@ -258,7 +257,7 @@ def _sample(case: Case) -> str:
     elif "predicted" in row:
         learnt = f"{row['predicted']} tokens, drawn anew at each step"
     elif "label" in row:
-        learnt = " | ".join(_named(row["label"], case.objective.labels))
+        learnt = " | ".join(named(row["label"], case.objective.labels))
     else:
         read, learnt = case.tokenizer.decode(row["ids"][:1]), case.tokenizer.decode(row["ids"][1:])
     read, learnt = _line(read), _line(learnt)
@@ -282,21 +281,6 @@ def _spread(rows) -> list:
 def _ids_of(text: str, case: Case) -> list[int]:
     """Return what the objective makes of a text."""
     return case.objective.encode(case.train.records.head(1).with_columns(input=pl.lit(text)), train=False)[0]["ids"]
-
-
-def _named(label, labels: list[str] | None) -> list[str]:
-    """Return what a row is to be answered with: its label is a position, a mark for each of them, or a number."""
-    if isinstance(label, list):
-        return [name for name, mark in zip(labels, label, strict=True) if mark == 1]
-    if isinstance(label, float):
-        return [] if math.isnan(label) else [f"{label:g}"]
-    return [] if label == IGNORED else [labels[label]]
-
-
-def _open(label) -> bool:
-    """Say whether a row has no target to be compared with: IGNORED, or marks that are not a number."""
-    marks = label if isinstance(label, list) else [label]
-    return any(map(math.isnan, marks)) if isinstance(marks[0], float) else label == IGNORED
 
 
 def _unknown(case: Case) -> int | None:

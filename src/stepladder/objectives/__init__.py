@@ -9,6 +9,7 @@ loss does not depend on the batches.
 """
 
 import importlib
+import math
 import pkgutil
 
 import numpy as np
@@ -37,6 +38,21 @@ def positions(records: pl.DataFrame, labels: list[str]) -> list[int]:
         if target not in known:
             raise DataError(f"record '{identifier}': {unknown('label', target, labels)}")
     return [known[target] for target in records["target"]]
+
+
+def named(label: int | float | list[float], labels: list[str] | None) -> list[str]:
+    """Return what an example is to be answered with: its label is a position, a number, or a mark for each label."""
+    if isinstance(label, list):
+        return [name for name, mark in zip(labels, label, strict=True) if mark == 1]
+    if unanswered(label):
+        return []
+    return [f"{label:g}"] if isinstance(label, float) else [labels[label]]
+
+
+def unanswered(label: int | float | list[float]) -> bool:
+    """Say whether an example has no target: its label is IGNORED, or nan where it is a number or marks."""
+    first = label[0] if isinstance(label, list) else label
+    return math.isnan(first) if isinstance(first, float) else first == IGNORED
 
 
 def classified(records: pl.DataFrame, scores: np.ndarray, labels: list[str]) -> pl.DataFrame:
