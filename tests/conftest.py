@@ -26,6 +26,10 @@ TRAINER = {
 LORA = {
     "_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear",
 }  # fmt: skip
+CHAT = (  # ChatML
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 TASKS = {
     "classification": {"metric": "accuracy", "labels": {"bad": "bad", "good": "good"}},
     "multilabel": {"metric": "micro_f1", "labels": None, "separator": "|", "threshold": 0.5},
@@ -79,7 +83,7 @@ def reviews() -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the random models bert, distilbert, llama and t5 of two layers, and their tokenizers."""
+    """A folder with the random models bert, distilbert, llama (as chat, with a template) and t5 of two layers."""
     import torch
     from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
@@ -106,6 +110,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pieces.save_pretrained(folder / "llama")
     _t5(pieces).save_pretrained(folder / "t5")
     pieces.save_pretrained(folder / "t5")
+    llama.save_pretrained(folder / "chat")
+    pieces.chat_template = CHAT
+    pieces.save_pretrained(folder / "chat")
     return folder
 
 

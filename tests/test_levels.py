@@ -42,6 +42,12 @@ CASES = {
     "frozen numbers": ("finetune", "bert", "regression", {"method": {"name": "frozen"}}),
     "decoder numbers": ("finetune", "llama", "regression", {"method": LORA}),
     "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 1}, "trainer": {"max_length": 256}}),
+    "prompt chats": (
+        "prompt",
+        "chat",
+        "classification",
+        {"prompt": {"name": "chat"}, "trainer": {"max_length": 256}},
+    ),
     "prompt writes": ("prompt", "llama", "generation", {}),
     "prompt models": ("prompt", "llama", "language_modeling", {}),
     "full": ("finetune", "bert", "classification", {}),

@@ -3,8 +3,10 @@
 import polars as pl
 import pytest
 
+from stepladder import prompts
 from stepladder.errors import ConfigError
 from stepladder.prompts import Prompt, choose_shots
+from tests.conftest import CHAT
 
 PROMPT = Prompt(
     "{input_name}: {input}\n{answer_name}:",
@@ -56,3 +58,50 @@ def test_examples_do_not_depend_on_the_order_of_the_rows_and_an_added_row_change
 def test_a_class_with_too_few_records_is_named():
     with pytest.raises(ConfigError, match="num_shots=3: train holds only 2 records of 'neg'"):
         choose_shots(frame(4), per_class=3, seed=1, by_label=True)
+
+
+CHATS = {  # short forms of templates in use
+    "chatml": CHAT,
+    "no system": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+        "{% elif m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    ),
+    "braces": "{% for m in messages %}{{ '{' + m['role'] + '}' + m['content'] + '{end}' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '{assistant}' }}{% endif %}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_shots", [0, 2])
+@pytest.mark.parametrize("name", CHATS)
+def test_a_chat_is_what_the_tokenizers_own_template_makes_of_the_turns(name, num_shots, tiny):
+    from stepladder import models
+
+    tokenizer = models.tokenizer(tiny / "llama")
+    tokenizer.chat_template = CHATS[name]
+    told = "Choose: bad, good."
+    shots = [("a {dull} film", "bad"), ("fine", "good")][:num_shots]
+    if name == "no system" and num_shots:  # a space stands before earlier answers
+        with pytest.raises(ConfigError, match="writes earlier answers in another form"):
+            prompts.chat(tokenizer, told, num_shots=num_shots)
+        return
+    prompt = prompts.Prompt(**prompts.chat(tokenizer, told, num_shots=num_shots), lead="").with_shots(shots)
+    turns = [{"role": "system", "content": told}] if name != "no system" else []
+    for question, answer in shots:
+        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    asked = "what {input} is <this>?" if name != "no system" else f"{told}\n\nwhat {{input}} is <this>?"
+    expected = tokenizer.apply_chat_template(
+        [*turns, {"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
+    )
+    assert prompt.question("what {input} is <this>?") == expected.removeprefix(
+        tokenizer.bos_token if tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id else ""
+    )
+
+
+@pytest.mark.slow
+def test_a_model_without_a_chat_template_is_refused(tiny):
+    from stepladder import models
+
+    with pytest.raises(ConfigError, match="has no chat template; take prompt: zero_shot"):
+        prompts.chat(models.tokenizer(tiny / "llama"), "Choose.", num_shots=0)

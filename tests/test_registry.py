@@ -35,6 +35,7 @@ CANDIDATES = {
     "marks": ("bert", "multilabel", {"method": LORA}),
     "numbers": ("bert", "regression", {"method": {"name": "frozen"}}),
     "words": ("llama", "classification", {"method": LORA}),
+    "turns": ("chat", "classification", {"method": LORA, "prompt": {"name": "chat"}}),
     "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
     "bytes": ("llama", "language_modeling", {}),
     "prefix": ("llama", "classification", {"method": PREFIX}),

@@ -15,7 +15,7 @@ import polars as pl
 
 from stepladder import methods, models, objectives, pooled, quantization, records, store, targets, training
 from stepladder.errors import ConfigError, IntegrityError
-from stepladder.prompts import Prompt
+from stepladder.prompts import Prompt, chat
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
@@ -223,13 +223,18 @@ def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:
     return section and {**section, "one_line": not train["target"].str.contains("\n", literal=True).any()}
 
 
-def prompt(task: dict, section: dict, labels: list[str] | None) -> Prompt:
+def prompt(task: dict, section: dict, labels: list[str] | None, tokenizer) -> Prompt:
     """Return the prompt of a composed section with the task's words filled in."""
+    words = (task["labels"] or {label: label for label in labels}) if labels else {}
+    instruction = task["instruction"] or ""
+    if section["name"] == "chat":
+        told = instruction.format(labels=", ".join(words.values()))
+        return Prompt(**chat(tokenizer, told, num_shots=section["num_shots"]), lead="", words=words)
     return Prompt(
         template=section["template"],
         separator=section["separator"],
         input_name=task["input_name"],
         answer_name=task["answer_name"],
-        instruction=task["instruction"] or "",
-        words=(task["labels"] or {label: label for label in labels}) if labels else {},
+        instruction=instruction,
+        words=words,
     )

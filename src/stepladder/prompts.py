@@ -25,16 +25,18 @@ class Prompt:
     instruction: str = ""
     words: dict[str, str] = field(default_factory=dict)
     shots: tuple[tuple[str, str], ...] = ()
+    head: str = ""  # of a chat: what stands before the first turn
+    lead: str = " "  # between the question and the answer
 
     def question(self, text: str) -> str:
         """Return the prompt for one input: instruction, few-shot examples, input; it ends where the answer begins."""
         before = [self.instruction.format(labels=", ".join(self.words.values()))] if self.instruction else []
         answered = [self._fill(shown) + self.answer(target) for shown, target in self.shots]
-        return self.separator.join([*before, *answered, self._fill(text)])
+        return self.head + self.separator.join([*before, *answered, self._fill(text)])
 
     def answer(self, target: str) -> str:
-        """Return what the model is to write after the question: one space and the label's word or the text."""
-        return " " + self.words.get(target, target)
+        """Return what the model is to write after the question: the label's word or the text, behind the lead."""
+        return self.lead + self.words.get(target, target)
 
     def with_shots(self, shots: list[tuple[str, str]]) -> "Prompt":
         """Return the same prompt with these (input, target) examples before each question."""
@@ -42,6 +44,48 @@ class Prompt:
 
     def _fill(self, text: str) -> str:
         return self.template.format(input=text, input_name=self.input_name, answer_name=self.answer_name)
+
+
+def chat(tokenizer, instruction: str, *, num_shots: int) -> dict[str, str]:
+    """Return the fields of a Prompt that says what the tokenizer's chat template says of the same turns.
+
+    The instruction is the system's message, or stands in front of the user's where the template knows no system;
+    examples are earlier turns. Raises ConfigError where there is no template, or it writes earlier answers otherwise.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError("prompt=chat: the tokenizer of this model has no chat template; take prompt: zero_shot")
+    marks = ["[first question]", "[first answer]", "[second question]"]
+    turns = [{"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks, strict=True)]
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    try:
+        said = _rendered(tokenizer, [*system, *turns])
+        if instruction not in said:
+            raise ValueError("it leaves the system's message out")
+    except Exception as error:  # a template raises what it likes
+        print(f"the chat template takes no message of the system ({error}); it opens the first question", flush=True)
+        turns[0]["content"] = f"{instruction}\n\n{marks[0]}"
+        said = _rendered(tokenizer, turns)
+    head, middle, between, end = _split(said, marks)
+    if num_shots and middle != end:
+        raise ConfigError("prompt.num_shots: the chat template writes earlier answers in another form; set it to 0")
+    bos = tokenizer.bos_token
+    if bos and head.startswith(bos) and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id:
+        head = head.removeprefix(bos)  # which the tokenizer puts there itself
+    return {"head": head, "template": "{input}" + end.replace("{", "{{").replace("}", "}}"), "separator": between}
+
+
+def _rendered(tokenizer, turns: list[dict]) -> str:
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _split(text: str, marks: list[str]) -> list[str]:
+    found = []
+    for mark in marks:
+        before, there, text = text.partition(mark)
+        if not there:
+            raise ConfigError(f"prompt=chat: the chat template leaves a turn out ({mark}); take prompt: zero_shot")
+        found.append(before)
+    return [*found, text]
 
 
 def choose_shots(train: pl.DataFrame, *, per_class: int, seed: int, by_label: bool) -> list[tuple[str, str]]:

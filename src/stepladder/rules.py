@@ -177,7 +177,11 @@ def _phases(found: dict) -> list[tuple]:
         (task != "generation" and decoding, "decoding", f"task {task} generates nothing; leave decoding out"),
         (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),
         (trainable and not trains, "trainer", f"level {level} trains nothing; it wants trainer: inference"),
-        ((prompt["name"] == "few_shot") != (prompt["num_shots"] > 0), "prompt.num_shots", shots),
+        (
+            prompt["name"] != "chat" and (prompt["name"] == "few_shot") != (prompt["num_shots"] > 0),
+            "prompt.num_shots",
+            shots,
+        ),
     ]
 
 
@@ -247,7 +251,8 @@ def _prompt(found: dict) -> list[Problem]:
     if not found["prompt"]:
         return []
     labels = {"labels"} if found["task"]["name"] == "classification" else set()
-    template = _fields("prompt.template", found["prompt"]["template"], {"answer_name", "input", "input_name"})
+    text = found["prompt"].get("template", "{input}")  # a chat's is the model's own
+    template = _fields("prompt.template", text, {"answer_name", "input", "input_name"})
     return template + _fields("task.instruction", found["task"].get("instruction") or "", labels)
 
 

@@ -176,10 +176,10 @@ class Answers(mlflow.pyfunc.PythonModel):
         prompt = self.saved["prompt"]
         told = prompt["instruction"].format(labels=", ".join(prompt["words"].values()))
         shots = [self._filled(shown) + self._answer(target) for shown, target in prompt["shots"]]
-        return prompt["separator"].join([*([told] if told else []), *shots, self._filled(text)])
+        return prompt["head"] + prompt["separator"].join([*([told] if told else []), *shots, self._filled(text)])
 
     def _answer(self, target: str) -> str:
-        return " " + self.saved["prompt"]["words"].get(target, target)
+        return self.saved["prompt"]["lead"] + self.saved["prompt"]["words"].get(target, target)
 
     def _filled(self, text: str) -> str:
         prompt = self.saved["prompt"]

@@ -104,13 +104,14 @@ class Level(answering.LanguageLevel):
         model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, precision)
         whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)
+        asked = objective in ("response", "seq2seq")
         description = answering.describe(
             form,
             task=task["name"],
             labels=labels,
             objective=objective,
             reading=answering.reading(task),
-            prompt=answering.prompt(task, sections["prompt"], labels) if objective in ("response", "seq2seq") else None,
+            prompt=answering.prompt(task, sections["prompt"], labels, tokenizer) if asked else None,
             decoding=answering.decoding(sections["decoding"], train),
             inference=sections["trainer"],
             longest=models.longest(model, tokenizer) - virtual.count(model),

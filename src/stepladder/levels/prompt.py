@@ -51,7 +51,8 @@ class Level(answering.LanguageLevel):
             if wanted:
                 raise ConfigError("prompt.num_shots: language modelling has no examples to show; set it to 0")
             return None
-        prompt, limit = answering.prompt(task, chosen, labels), min(self.sections["trainer"]["max_length"], longest)
+        prompt = answering.prompt(task, chosen, labels, tokenizer)
+        limit = min(self.sections["trainer"]["max_length"], longest)
         if not wanted:
             return prompt
         for number in range(wanted, 0, -1):
