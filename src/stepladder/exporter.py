@@ -38,17 +38,8 @@ def beside(sections: dict, files: dict, output: Path | None = None) -> Iterator[
     """
     started, ended = time.monotonic(), {"status": "KILLED", "scores": {}}
     job = {"sections": sections, "files": files, "output": output and str(output)}
-    path = os.pathsep.join(filter(None, sys.path))
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAIN],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the training
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
-        )
+        process = start(said)
         _say(process, job)
         try:
             yield ended
@@ -63,6 +54,20 @@ def beside(sections: dict, files: dict, output: Path | None = None) -> Iterator[
         _wait(process, max(PATIENCE_S, STARTING_S - (time.monotonic() - started)))
         if process.returncode:
             _warn(job | ended, said)
+
+
+def start(said: TextIO) -> subprocess.Popen:
+    """Start the exporter, which writes into `said`: a new interpreter, which imports MLflow as the training begins."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN],
+        stdin=subprocess.PIPE,
+        stdout=said,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the training
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
+    )
 
 
 def late() -> Iterator[str]:

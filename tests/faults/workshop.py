@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from stepladder import store
+from stepladder import exporter, store
+from tests.faults import warm
 from tests.stories.conftest import BERT, LLAMA, ROOT, SMALL, plain
 
 PARAMS = {
@@ -42,7 +43,7 @@ PARAMS = {
 DATA = ("sample_reviews", "sample_plain_english")
 LEVELS = ("finetune", "pretrain", "prompt")
 WARM = ["pipelines", "hydra.main", "sklearn.linear_model", "stepladder.search", "stepladder.registry",
-        *(f"stepladder.levels.{level}" for level in LEVELS)]  # fmt: skip
+        *(f"stepladder.levels.{level}" for level in LEVELS), *warm.IMPORTS]  # fmt: skip
 Fault = Callable[[], None]
 
 
@@ -190,6 +191,8 @@ def _warm():
 def _run(path: Path, name: str, words: tuple, environment: dict, log: Path, fault: Fault | None) -> None:
     """Become the stage, in a process that was forked: folder, environment, streams, then the module as typed."""
     _enter(path, environment, log)
+    if "MLFLOW_TRACKING_URI" not in environment:
+        exporter.start = warm.Forked
     if fault:
         fault()
     sys.argv = [f"{name}.py", *words]
