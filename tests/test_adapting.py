@@ -7,6 +7,7 @@ import pytest
 from stepladder import levels, objectives, records
 from stepladder.errors import ConfigError
 from tests.conftest import LORA, sentences
+from tests.test_checkpoints import stopped_after
 
 pytestmark = pytest.mark.slow
 
@@ -203,3 +204,30 @@ def test_an_adapted_base_moved_and_a_phase_without_corpus_is_refused(base, corpu
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     kept = {name for name in before if "classifier" in name or "pooler" in name}
     assert moved == before.keys() - kept - {"bert.embeddings.position_ids"}
+
+
+@pytest.mark.parametrize("model", ["bert", "llama", "t5"])
+def test_a_reading_that_was_stopped_goes_on_to_the_same_bits(
+    model, base, corpus, choose, tmp_path, monkeypatch, capsys
+):
+    from stepladder import adapting, store
+
+    runtime = {"checkpoint_every_s": 0, "num_threads": 1}
+    level = {**LEVEL, "adapting": {**ADAPTING, "max_tokens": 1500}}
+    sections = choose("finetune", model, level=level, trainer={"max_length": 32}, model={"kind": KINDS[model]})
+    sections["runtime"] = {**sections["runtime"], **runtime}
+
+    class Reading:
+        def __init__(self, name: str):
+            self.name = name
+
+        def fit(self):
+            monkeypatch.setattr(store, "kept", lambda kind: tmp_path / f"kept-{self.name}" / kind)
+            state = tmp_path / self.name
+            return adapting.of(base(model), corpus, sections, state=state, log=lambda *_: None)
+
+    whole = store.hashes(Reading("whole").fit())
+    stopped_after(Reading("broken"), 5, monkeypatch)
+    capsys.readouterr()
+    assert store.hashes(Reading("broken").fit()) == whole
+    assert "going on from" in capsys.readouterr().out

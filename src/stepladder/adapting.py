@@ -29,8 +29,9 @@ def of(base: Path, corpus: dict[str, Path] | None, sections: dict, *, state: Pat
     """
     if corpus is None:
         raise ConfigError("corpus: phase adapt needs one; name a data set, for example corpus=plain_english")
-    names = ("level", "model", "trainer", "curriculum", "seed", "code")
+    names, trainer = ("level", "model", "curriculum", "seed", "code"), sections["trainer"]
     content = [{name: sections.get(name) for name in names}, store.hashes(base), work.versions()]
+    content += [{name: trainer.get(name) for name in (*SHARED, "max_length", "precision", "packing")}]
     content += [{part: store.sha256(file) for part, file in corpus.items()}]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
