@@ -33,10 +33,10 @@ stories: $(READY)
 	pytest -m story
 
 faults: $(READY)
-	pytest -m "fault and not long" --scoreboard docs/scoreboard.json
+	pytest -m "fault and not long" --scoreboard=docs/scoreboard.json
 
 capabilities: $(READY)
-	pytest -m "capability and not long" --capabilities docs/capabilities
+	pytest -m "capability and not long" --capabilities=docs/capabilities
 
 soak: $(READY)
 	OMP_NUM_THREADS=1 python -m tests.faults.soak

@@ -1,6 +1,6 @@
 """Capabilities: the table of what the pipeline can do, made from tests that passed and from nothing else.
 
-pytest -m capability --capabilities docs/capabilities        make capabilities
+pytest -m capability --capabilities=docs/capabilities        make capabilities
 
 A test names the rows it shows, `@pytest.mark.capability(7)`; tests/capabilities.yaml says what each row asks for.
 The table is written as PATH.md and PATH.json, a list of {row, name, proven, test}.

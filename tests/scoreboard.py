@@ -1,6 +1,6 @@
 """Scoreboard: what the tests that inject a fault add up to, told at the end of a run and, if wished, kept in a file.
 
-pytest -m fault --scoreboard docs/scoreboard.json        make faults
+pytest -m fault --scoreboard=docs/scoreboard.json        make faults
 
 A test names the faults it injects, `@pytest.mark.fault("B3")`, and is chosen by them, `pytest -k B3`. What it counted
 it says by the fixture `tally`. The ids and what each asks for stand in tests/faults/faults.yaml.
