@@ -130,6 +130,57 @@ def test_training_equals_a_plain_loop_over_the_same_batches(form, method, tiny, 
     assert distance(ours.weights(), ours.before) > 1e-3
 
 
+@pytest.mark.capability(7)
+def test_lora_equals_the_trainer_of_transformers_with_peft_step_by_step(tiny, tmp_path):
+    import peft
+    import torch
+    import transformers
+
+    from stepladder import models
+    from stepladder.batches import Batches
+
+    ours = Run(tiny, tmp_path / "ours", form="bert", method=LORA, settings={"max_epochs": 2}, val=sentences(24))
+    facts, records, tokenizer = ours.fit(), sentences(24), models.tokenizer(tiny / "bert")
+    rows = [
+        {**tokenizer(text), "labels": LABELS.index(target)} for text, target in records.select("input", "target").rows()
+    ]
+    torch.manual_seed(5)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear")
+
+    class InOrder(transformers.Trainer):
+        """Trainer over the batches of our sampler."""
+
+        def get_train_dataloader(self):
+            lengths = [len(row["input_ids"]) for row in rows]
+            sampler = Batches(lengths, TRAINER["batch_size"], seed=5)
+            epochs = iter([list(sampler) for sampler.epoch in range(2)])
+
+            class Epochs:
+                def __iter__(self):
+                    return iter(next(epochs))
+
+                def __len__(self):
+                    return len(sampler)
+
+            collate = transformers.DataCollatorWithPadding(tokenizer)
+            return torch.utils.data.DataLoader(rows, batch_sampler=Epochs(), collate_fn=collate)
+
+    total = facts["num_steps"]
+    options = transformers.TrainingArguments(
+        tmp_path / "theirs", num_train_epochs=2, learning_rate=OPTIMIZER["learning_rate"], weight_decay=0.01,
+        lr_scheduler_type="linear", warmup_steps=round(0.2 * total), max_grad_norm=TRAINER["gradient_clip"],
+        logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, optim="adamw_torch",
+    )  # fmt: skip
+    with models.quiet():
+        theirs = InOrder(peft.get_peft_model(opened(tiny, "bert")[0], config), options)
+        theirs.remove_callback(transformers.PrinterCallback)
+        theirs.train()
+    losses = [told["loss"] for told in theirs.state.log_history if "loss" in told]
+    assert len(losses) == total == 6
+    assert ours.values("train/loss") == pytest.approx(losses, abs=1e-5)
+    assert distance(ours.weights(), dict(theirs.model.named_parameters())) < 3e-5
+
+
 @pytest.mark.parametrize(("form", "method"), [("bert", LORA), ("llama", LORA), ("bert", {"name": "full"})])
 def test_frozen_weights_in_bf16_change_no_number_of_a_mixed_run(form, method, tiny, tmp_path):
     from stepladder import models
