@@ -13,10 +13,10 @@ from stepladder import records, splits
 
 @stage
 def main(config: dict) -> None:
-    """Note the train, val and test file, and the corpus, of each candidate."""
+    """Note the train, val and test file, and the corpus and further data, of each candidate."""
     for candidate in config["candidates"]:
         chosen = yaml.safe_load(Path("build", f"{candidate}.yaml").read_text())
-        files = splits.assign(chosen["data"]["name"], chosen["corpus"])
+        files = splits.assign(chosen["data"]["name"], chosen["corpus"], list(chosen["tasks"]))
         records.write_json(files, Path("inputs", f"{candidate}.json"))
 
 

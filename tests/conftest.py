@@ -163,7 +163,7 @@ def choose() -> Callable[..., dict]:
             "decoding": {"max_new_tokens": 4, "num_beams": 1} if task == "generation" else None,
             "optimizer": OPTIMIZER if trained else None,
             "scheduler": {"name": "linear", "warmup_share": 0.1} if trained else None,
-            "curriculum": None,
+            "curriculum": None, "mixture": None, "tasks": {},
             "trainer": None if level == "baseline" else TRAINER if trained else _inference(),
             "runtime": {"log_every_s": 10.0, "num_workers": 0, "tracking_uri": None, "experiment": "tiny"},
             "sweep": None, "overrides": [], "options": {}, "code": {},

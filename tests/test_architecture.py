@@ -17,8 +17,8 @@ SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand",
     "candidates registry",
-    "adapting levels curriculum tracking compose strict typed rules shipped",
-    "answering training learner checkpoints forecast features doctor",
+    "adapting levels curriculum tracking compose strict typed rules mixable shipped",
+    "answering training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",

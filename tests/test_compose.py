@@ -36,7 +36,7 @@ def test_files_are_read_alike_by_dvc_and_omegaconf_and_have_the_same_bytes_each_
 def test_every_composed_file_has_the_same_top_level_keys(params):
     keys = [list(compose.candidate(name, params)) for name in params["candidates"]]
     assert all(each == keys[0] for each in keys)
-    assert {"candidate", "seed", "corpus", "overrides", "options", "code", *compose.GROUPS} == set(keys[0])
+    assert {"candidate", "seed", "corpus", "overrides", "options", "tasks", "code", *compose.GROUPS} == set(keys[0])
 
 
 def test_a_trial_is_composed_inside_a_running_hydra_as_it_is_outside(params):

@@ -141,7 +141,7 @@ def seen(monkeypatch) -> list[dict]:
         def __init__(self, sections, *, base):
             self.sections = sections
 
-        def fit(self, train, val, *, state, log, corpus):
+        def fit(self, train, val, *, state, log, corpus, mixture):
             found.append({**self.sections, "num_rows": len(train)})
             self.validated = pl.DataFrame({"target": ["good", "bad"], "answer": ["good", "good"]})
             return {"best_loss": 0.5}

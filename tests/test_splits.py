@@ -177,11 +177,17 @@ def test_a_candidate_is_assigned_its_files_by_hash(tmp_path, monkeypatch):
         for part, frame in divide(table(200)).items():
             records.write(frame, tmp_path / "data" / name / f"{part}.parquet")
     files = splits.assign("reviews", None)
-    assert list(files) == ["data", "train", "val", "test", "corpus"]
+    assert list(files) == ["data", "train", "val", "test", "corpus", "mixture"]
     assert files["test"]["path"] == "data/reviews/test.parquet"
     assert len(files["test"]["sha256"]) == 64
     corpus = splits.assign("reviews", "verses")["corpus"]
     assert list(corpus) == ["train", "val"]
     assert corpus["train"] == {"path": "data/verses/train.parquet", "sha256": files["train"]["sha256"]}
+    mixed = splits.assign("reviews", "verses", ["verses"])
+    assert mixed["mixture"] == {"verses": corpus}
+    assert [file["path"] for file in splits.files(mixed)][3:] == [
+        "data/verses/train.parquet",
+        "data/verses/val.parquet",
+    ] * 2
     with pytest.raises(DataError, match="for stage in fetch prepare split; do python"):
         splits.assign("other", None)

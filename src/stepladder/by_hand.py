@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepladder import candidates, conversions, exporter, runs, splits, store
+from stepladder import candidates, compose, conversions, exporter, runs, splits, store
 
 
 def train(config: dict, output: Path) -> dict[str, float]:
@@ -10,7 +10,8 @@ def train(config: dict, output: Path) -> dict[str, float]:
 
     Raises DataError with the command to type where the data set is not prepared.
     """
-    files = splits.assign(config["data"]["name"], config["corpus"])
+    config = config | {"tasks": compose.tasks(config)}
+    files = splits.assign(config["data"]["name"], config["corpus"], list(config["tasks"]))
     asset = conversions.provide(config["model"])
     folder = asset.get("folder")
     chosen = candidates.Inputs(files, folder and store.root() / folder, asset["files"])

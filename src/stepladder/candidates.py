@@ -43,6 +43,13 @@ class Inputs:
         chosen = self.files["corpus"]
         return chosen and {part: _checked(chosen[part]) for part in ("train", "val")}
 
+    def mixture(self) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:
+        """Return the records {data set: (train, val)} of further data sets."""
+        return {
+            name: tuple(records.read(_checked(parts[part])) for part in ("train", "val"))
+            for name, parts in self.files["mixture"].items()
+        }
+
 
 def inputs(config: dict) -> Inputs:
     """Return what `assign` chose and `fetch` brought; DataError with the command to type where it is missing."""
@@ -107,7 +114,8 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
     with (state / HISTORY).open("a") as history:
         print(file=history)  # ends the half line that a killed process may have left
         with runs.timed(cost, "fit_seconds"):
-            facts = level.fit(sampled, val, state=state / "fit", log=_journal(history), corpus=files.corpus())
+            further = {"corpus": files.corpus(), "mixture": files.mixture()}
+            facts = level.fit(sampled, val, state=state / "fit", log=_journal(history), **further)
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
     cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
     cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)

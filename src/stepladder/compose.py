@@ -109,6 +109,16 @@ def of_data(name: str, params: dict, *, sections=OF_DATA, path: str = "params.ya
     return made + (_common(made, params, path, sections) if name == params["data"] else [])
 
 
+def weights(found: dict) -> dict[str, float]:
+    """Return {data set: its weight} of a candidate's mixture, empty without one."""
+    return (found["mixture"] or {"weights": {}})["weights"]
+
+
+def tasks(found: dict) -> dict[str, dict]:
+    """Return {data set: its composed task} of a candidate's mixture."""
+    return {name: compose([f"data={name}"])["task"] for name in weights(found)}
+
+
 def overrides(words: list[Word]) -> list[str]:
     """Return the words in Hydra's grammar."""
     return [text for word in words for text in word.overrides()]
@@ -232,7 +242,7 @@ def _complete(made: list[str]) -> dict:
         "monitor": fingerprints.plugin("metrics", None if monitor == "loss" else monitor),
         "metrics": fingerprints.metrics(found["task"]["name"]),
     }
-    return found | {"overrides": made, "options": {}, "code": code}
+    return found | {"overrides": made, "options": {}, "tasks": tasks(found), "code": code}
 
 
 def _options(composed: dict) -> dict:

@@ -141,7 +141,7 @@ def _seconds(learner, batch: dict, parts: int) -> tuple[float, float]:
     forward, whole = [], []
     while len(whole) < 3 and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
         started = time.perf_counter()
-        loss = microbatches.loss(learner.model, learner.objective, batch, parts)
+        loss = learner.loss(batch, parts)
         computed = time.perf_counter()
         loss.backward()
         optimizer.step()

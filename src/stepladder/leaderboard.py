@@ -140,7 +140,7 @@ def _refuse_older_inputs(root: Path, config: dict) -> None:
     told = {name: _json(path) for name, path in places.items() if path.exists()}  # else it failed at assign
     found = {}
     for name, files in told.items():
-        for file in [*(files[part] for part in splits.PARTS), *(files["corpus"] or {}).values()]:
+        for file in splits.files(files):
             path = file["path"]
             found[path] = found.get(path) or store.sha256(root / path)
             if found[path] != file["sha256"]:

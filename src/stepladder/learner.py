@@ -24,13 +24,23 @@ class Learner(lightning.LightningModule):
 
     strict_loading = False  # a checkpoint holds what is trained
 
-    def __init__(self, model, objective, settings: Settings, *, total_steps: int = 0, val: pl.DataFrame | None = None):
+    def __init__(
+        self,
+        model,
+        objective,
+        settings: Settings,
+        *,
+        total_steps: int = 0,
+        val: pl.DataFrame | None = None,
+        further: dict | None = None,
+    ):
         super().__init__()
         attention.prefer(model, settings.attention)
         dropout.prefer(model)
         self.model, self.objective, self.settings = model, objective, settings
         self.total_steps, self.val, self.rows, self.values = total_steps, val, [], {}
         self.best_score = self.best_step = self.best_loss = self.best_predictions = None
+        self.further, self.further_losses = further or {}, {}  # parts of a mixture, and their last losses
         self.examples_seen = self.tokens_seen = 0
         self.parts, self.answer_parts = settings.accumulate, 1  # that a batch is computed in
         self.watch = Watch(not_finite=settings.not_finite, divergence=settings.divergence)
@@ -47,16 +57,26 @@ class Learner(lightning.LightningModule):
 
     def training_step(self, batch, _index):
         loss, self.parts = microbatches.within_memory(
-            lambda parts: microbatches.loss(self.model, self.objective, batch, parts),
-            parts=self.parts,
-            rows=len(batch["row"]),
+            lambda parts: self.loss(batch, parts), parts=self.parts, rows=len(batch["row"])
         )
         if (penalty := adapters.penalty(self.model)) is not None:
             loss = loss + penalty
         self.step = loss.detach(), batch["row"].tolist()
-        self.examples_seen += len(batch["row"])
-        self.tokens_seen += int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
-        self.tokens_seen += sum(map(len, batch.get("answers", ())))
+        for read in self.seen:
+            self.examples_seen += len(read["row"])
+            self.tokens_seen += int(read["attention_mask"].sum()) if "attention_mask" in read else 0
+            self.tokens_seen += sum(map(len, read.get("answers", ())))
+        return loss
+
+    def loss(self, batch: dict, parts: int) -> torch.Tensor:
+        """Return the loss of a step, gradients included: of its batch, and of each further data set by its weight."""
+        loss, step = microbatches.loss(self.model, self.objective, batch, parts), self.global_step
+        self.seen = [batch]
+        for name, part in self.further.items():
+            drawn = part.batch(step, loss.device)
+            own = microbatches.loss(self.model, part.objective, drawn, min(parts, len(drawn["row"])))
+            loss, self.further_losses[name] = loss + part.weight * own, own.detach()
+            self.seen.append(drawn)
         return loss
 
     def on_before_optimizer_step(self, optimizer):
@@ -189,6 +209,8 @@ class Recorder(Callback):
         if step % max(1, learner.total_steps // 50) == 0:
             self.tell("train/loss", sum(self.losses) / len(self.losses), step, epoch)
             self.tell("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], step, epoch)
+            for name, loss in learner.further_losses.items():
+                self.tell(f"train/{name}_loss", float(loss), step, epoch)
             self.losses = []
 
     def on_validation_end(self, trainer, learner):

@@ -53,7 +53,9 @@ def _tried(config: dict, point: dict, trial: Trial, state: Path) -> dict:
     train = candidates.sample(files.read("train"), sections["data"]["max_rows"], sections["seed"])
     val, metric = files.read("val"), config["task"]["metric"]
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
-    facts = level.fit(train, val, state=state / "fit", log=lambda *_: None, corpus=files.corpus())
+    facts = level.fit(
+        train, val, state=state / "fit", log=lambda *_: None, corpus=files.corpus(), mixture=files.mixture()
+    )
     answers = level.predict(val) if level.validated is None else level.validated
     shutil.rmtree(state / "fit", ignore_errors=True)
     shown = {key: str(value) if isinstance(value, list | dict) else value for key, value in point.items()}

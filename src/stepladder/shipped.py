@@ -43,7 +43,8 @@ def _group(group: str, content: dict, path: Path) -> list[Problem]:
     if "${" in text or marked not in ([], [GLOBAL]):
         return [("", f"${{...}} is refused: values are written out; of packages there is only {GLOBAL!r}")]
     if not marked:
-        return schema.problems(group, content, partly=_gives(content))
+        found = schema.problems(group, content, partly=_gives(content))
+        return found or (unknown_data(content) if group == "mixture" else [])
     found = _defaults(content.pop("defaults", []), "override /")
     found += [] if group in content else [(group, "is missing")]
     for section, value in content.items():
@@ -52,6 +53,12 @@ def _group(group: str, content: dict, path: Path) -> list[Problem]:
         else:
             found += schema.problems(section, value, partly=section != group or _gives(value))
     return found
+
+
+def unknown_data(mixture: dict) -> list[Problem]:
+    """Return the data sets of a section `mixture` that conf/data/ does not have."""
+    known = options("data")
+    return [("mixture.weights", unknown("data set", name, known)) for name in mixture["weights"] if name not in known]
 
 
 def _gives(value) -> bool:

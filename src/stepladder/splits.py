@@ -78,10 +78,17 @@ def describe(parts: dict[str, pl.DataFrame], *, name: str, task: str) -> dict:
     return report
 
 
-def assign(data: str, corpus: str | None) -> dict:
-    """Return which files a candidate reads: {"data", "train", "val", "test", "corpus"} with path and sha256 of each."""
+def assign(data: str, corpus: str | None, further: list[str] | tuple = ()) -> dict:
+    """Return which files a candidate reads, with path and sha256 of each.
+
+    {"data", "train", "val", "test", "corpus": {"train", "val"} or None, "mixture": {data set: {"train", "val"}}}
+    """
+    read = {
+        name: {part: _file(name, part) for part in ("train", "val")} for name in (*further, *filter(None, [corpus]))
+    }
     files = {part: _file(data, part) for part in PARTS}
-    return {"data": data, **files, "corpus": corpus and {part: _file(corpus, part) for part in ("train", "val")}}
+    mixture = {name: read[name] for name in further}
+    return {"data": data, **files, "corpus": corpus and read[corpus], "mixture": mixture}
 
 
 def _file(data: str, part: str) -> dict[str, str]:
@@ -96,6 +103,12 @@ def _file(data: str, part: str) -> dict[str, str]:
 def _by_hash(frame: pl.DataFrame, val: float, test: float, seed: int) -> list[str]:
     places = [_place(unit, seed) for unit in _units(frame)]
     return ["test" if place < test else "val" if place < test + val else "train" for place in places]
+
+
+def files(assigned: dict) -> list[dict]:
+    """Return {path, sha256} of each file that `assign` chose."""
+    further = [*filter(None, [assigned["corpus"]]), *assigned["mixture"].values()]
+    return [*(assigned[part] for part in PARTS), *(file for parts in further for file in parts.values())]
 
 
 def _units(frame: pl.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ params.yaml: candidates.lora.set.method.rr: No key named 'rr'. Did you mean 'r'?
 import os
 from pathlib import Path
 
-from stepladder import compose, dialects, rules, schema, shipped
+from stepladder import compose, dialects, mixable, rules, schema, shipped
 from stepladder.compose import Word
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
@@ -122,7 +122,7 @@ def _composed(table: dict, path: str) -> list[str]:
     for name in table["candidates"]:
         words = compose.of_candidate(name, table, path)
         heard |= {word.place for word in words}
-        found += faults(words, f"{path}: candidates.{name}")
+        found += faults(words, f"{path}: candidates.{name}") or _unprepared(words, table, f"{path}: candidates.{name}")
     for word in compose.nested(table["set"] or {}, f"{path}: set"):
         wrong = schema.leaf(word.key, word.value) if "." in word.key or word.key not in compose.GROUPS else []
         told = wrong or [("", "no candidate reads it")]
@@ -131,6 +131,13 @@ def _composed(table: dict, path: str) -> list[str]:
         words = compose.of_data(name, table, path=path)
         found += faults(words, path, read=compose.OF_DATA) or _untracked(words, path)
     return found
+
+
+def _unprepared(words: list[Word], table: dict, owner: str) -> list[str]:
+    """A candidate may learn from data sets that params.yaml names: these are prepared."""
+    named = {table["data"], *(table["datasets"] or [])}
+    composed = compose.compose(compose.overrides(words))
+    return [_line(key, text, words, owner) for key, text in mixable.unnamed(composed, named)]
 
 
 def _untracked(words: list[Word], owner: str) -> list[str]:
@@ -161,7 +168,8 @@ def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, .
     if told or "level" not in read:
         return list(told.items()) or rules.of_data(composed)
     own = {word.key for word in values if word.place.startswith(owner)}
-    return rules.of_data(composed) or rules.of_candidate(composed) or rules.without_effect(composed, own)
+    found = rules.of_data(composed) or rules.of_candidate(composed) or mixable.problems(composed)
+    return found or rules.without_effect(composed, own)
 
 
 def _line(key: str, text: str, words: list[Word], owner: str) -> str:

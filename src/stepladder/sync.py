@@ -143,6 +143,7 @@ def parts(files: dict) -> dict[str, dict]:
     found = {part: files[part]["path"] for part in ("train", "val", "test")}
     if files["corpus"]:
         found["corpus"] = files["corpus"]["train"]["path"]
+    found |= {name: chosen["train"]["path"] for name, chosen in files["mixture"].items()}
     return {part: {"path": path, "md5": _md5(Path(path))} for part, path in found.items()}
 
 

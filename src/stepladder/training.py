@@ -52,13 +52,13 @@ class Examples:
 
 
 def fit(
-    learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log
+    learning, settings: Settings, *, train: Examples, val: Examples, state: Path, log: Log, further: dict | None = None
 ) -> tuple[dict, pl.DataFrame | None]:
     """Train in place `learning`, a pair (model, objective); return facts and what the restored weights answer on val.
 
     Facts are the best value and its step, rows and tokens seen; the answers are None where only a loss was watched.
-    `state` holds the checkpoints: a fit that was stopped goes on from the newest. Raises NumericsError when a loss is
-    not finite, ConfigError for a metric to watch that the task does not have.
+    `further` are parts of a mixture by name. `state` holds the checkpoints: a fit that was stopped goes on from the
+    newest. Raises NumericsError when a loss is not finite, ConfigError for a metric to watch that is not the task's.
     """
     model, objective = learning
     watched, mode = _watched(settings.monitor, objective.task)
@@ -66,7 +66,7 @@ def fit(
     sampler = Batches(train.lengths, settings.batch_size * settings.accumulate, seed=settings.seed)
     total = len(sampler) * settings.max_epochs if settings.max_steps < 0 else settings.max_steps
     sampler.curriculum = _curriculum(train, settings, total)
-    learner = Learner(model, objective, settings, total_steps=total, val=val.records)
+    learner = Learner(model, objective, settings, total_steps=total, val=val.records, further=further)
     best = ModelCheckpoint(state, monitor=watched, mode=mode, save_top_k=1, save_weights_only=True, filename="best")
     keeper = checkpoints.Keeper(state, sampler, every_s=settings.checkpoint_every_s)  # last: it keeps what others did
     trainer = _trainer(

@@ -29,7 +29,7 @@ class Level:
     def __init__(self, sections: dict, *, base: Path | None = None):
         self.sections, self.state, self.records = sections, {}, None
 
-    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None, mixture=None) -> dict:
         """Count or regress; return how much was seen. Validation is not looked at."""
         task, model = self.sections["task"], self.sections["model"]
         self.state = {"model": model, "task": task["name"], "seed": self.sections["seed"]}

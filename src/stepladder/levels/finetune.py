@@ -2,9 +2,11 @@
 
 A head answers where the objective is `supervised` (encoders; decoders without a prompt), the model itself where it is
 `response`. With method `frozen` the backbone runs once over the data and only a linear layer is trained.
-With phases [adapt, finetune] the base first reads the corpus; what was made of it is saved along, in `base/`.
+With a mixture each step learns from further data sets as well. With phases [adapt, finetune] the base first reads the
+corpus; what was made of it is saved along, in `base/`.
 """
 
+import itertools
 import json
 import shutil
 from functools import partial
@@ -21,6 +23,7 @@ from stepladder import (
     doctor,
     features,
     methods,
+    mixture,
     models,
     quantization,
     settings,
@@ -33,8 +36,13 @@ from stepladder import (
 class Level(answering.LanguageLevel):
     """A pretrained model, a method and an objective."""
 
-    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+    def __init__(self, sections: dict, *, base: Path | None):
+        super().__init__(sections, base=base)
+        self.further = {}  # records of the data sets of its mixture
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None, mixture=None) -> dict:
         """Train with early stopping on val and restore the best weights; return what was seen and reached."""
+        self.further = mixture or {}
         if self.adapts:
             self.base = adapting.of(self.base, corpus, self.sections, state=state / "adapt", log=log)
             self.facts["adapting"] = json.loads((self.base / adapting.FACTS).read_text())
@@ -49,15 +57,26 @@ class Level(answering.LanguageLevel):
         answerer, plan = self.answerer, settings.of(self.sections)
         total, trained = models.count(answerer.model)
         answerer.objective.packing = plan.packing
+        further, seen_of_further = mixture.parts(self.sections, self.further, answerer)
         parts, seen = doctor.encoded(answerer.objective, train, val)
         parts[0] = curriculum.scored(parts[0], answerer.objective, plan.curriculum, seed=plan.seed)
         if answerer.description["form"] == "pooled":
             parts = [features.of(answerer, part, plan, base=self.base) for part in parts]
         facts, self.validated = training.fit(
-            (answerer.model, answerer.objective), plan, train=parts[0], val=parts[1], state=state, log=log
+            (answerer.model, answerer.objective),
+            plan,
+            train=parts[0],
+            val=parts[1],
+            state=state,
+            log=log,
+            further=further,
         )
+        if further and answerer.objective.columns:
+            mixture.narrow(answerer.model, answerer.description["labels"])
+            answerer.objective.columns = None
         sizes = {"num_parameters": total, "num_trained_parameters": trained}
         told = {"level": self.sections["level"]["name"], "rows_seen": len(train), "rows_cut": seen["cut"]}
+        told |= {"mixture": seen_of_further} if further else {}
         return {**told, **facts, **sizes, "doctor": seen}
 
     def _combined(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log) -> dict:
@@ -100,7 +119,9 @@ class Level(answering.LanguageLevel):
         precision, rounding = settings.resolve(sections["trainer"]["precision"]), None
         if kind := method.get("quantization"):
             rounding = quantization.options(kind, models.empty(form, self.base), precision=precision)
-        opened = answering.open_model(form, self.base, labels, seed=seed, task=task["name"], rounding=rounding)
+        heads = mixture.outputs(self.sections["tasks"], self.further) if headed else {}
+        named = [*(labels or answering.NUMBER), *itertools.chain(*heads.values())] if heads else labels
+        opened = answering.open_model(form, self.base, named, seed=seed, task=task["name"], rounding=rounding)
         model = methods.apply(opened, method, seed=seed, base=self.base)
         models.lighten(model, precision)
         whole, tokenizer = method.get("name") in methods.WHOLE, models.tokenizer(self.base)

@@ -20,7 +20,7 @@ FACTS = "pretrained.json"
 class Level(finetune.Level):
     """A tokenizer and a small Llama of our own, specialised to the task."""
 
-    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None, mixture=None) -> dict:
         """Build the model from `corpus`, files {"train", "val"}, then train it on the task; return both facts."""
         if corpus is None:
             raise ConfigError("corpus: level=pretrain needs one; name a data set, for example corpus=plain_english")
@@ -29,7 +29,7 @@ class Level(finetune.Level):
             self._pretrain(corpus, made=made, state=state, log=log)
 
         self.base = store.settle(state / "pretrained", build)  # with it the phase is done, whatever happens to the next
-        facts = super().fit(train, val, state=state / "specialise", log=log)
+        facts = super().fit(train, val, state=state / "specialise", log=log, mixture=mixture)
         facts["pretraining"] = json.loads((self.base / FACTS).read_text())
         return facts
 

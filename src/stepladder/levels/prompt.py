@@ -12,7 +12,7 @@ from stepladder.prompts import Prompt
 class Level(answering.LanguageLevel):
     """A decoder, or encoder-decoder, with a filled-in prompt; nothing is trained."""
 
-    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None) -> dict:
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None, mixture=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
         task, labels = self.sections["task"], answering.labels(self.sections["task"], train)
         precision = settings.resolve(self.sections["trainer"]["precision"], trained=False)

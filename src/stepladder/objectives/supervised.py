@@ -16,6 +16,7 @@ class Objective:
 
     def __init__(self, tokenizer, *, task: str, labels: list[str], max_length: int, **_unused):
         self.task, self.tokenizer, self.labels, self.max_length = task, tokenizer, labels, max_length
+        self.columns = None  # which outputs of a head that has more are this task's
 
     def encode(self, records: pl.DataFrame, *, train: bool) -> list[dict]:
         """Return one example a record, its input cut to `max_length` tokens."""
@@ -71,4 +72,5 @@ class Objective:
 
     def _logits(self, model, batch: dict[str, Tensor]) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
-        return model(**inputs).logits.float()
+        logits = model(**inputs).logits.float()  # (rows, outputs)
+        return logits if self.columns is None else logits[:, self.columns]
