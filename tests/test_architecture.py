@@ -24,7 +24,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
     "combining leaderboard work splits prompts assets fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
-    " integrity speech",
+    " integrity speech conversations",
     "disk numerics targets",
     "errors interruption",
 )

@@ -229,7 +229,8 @@ def prompt(task: dict, section: dict, labels: list[str] | None, tokenizer) -> Pr
     instruction = task["instruction"] or ""
     if section["name"] == "chat":
         told = instruction.format(labels=", ".join(words.values()))
-        return Prompt(**chat(tokenizer, told, num_shots=section["num_shots"]), lead="", words=words)
+        said = chat(tokenizer, told, num_shots=section["num_shots"], turns=task.get("turns", False))
+        return Prompt(**said, lead="", words=words)
     return Prompt(
         template=section["template"],
         separator=section["separator"],
@@ -237,4 +238,5 @@ def prompt(task: dict, section: dict, labels: list[str] | None, tokenizer) -> Pr
         answer_name=task["answer_name"],
         instruction=instruction,
         words=words,
+        turns=task.get("turns", False),
     )

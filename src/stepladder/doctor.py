@@ -93,7 +93,7 @@ def predicted(row: dict) -> int:
     if "predicted" in row:
         return row["predicted"]
     if "answer" in row:
-        return len(row["answer"])
+        return len(row["answer"]) + len(row.get("earlier", ()))
     if "label" in row:
         return int(not unanswered(row["label"]))
     starts = sum(place == 0 for place in row["positions"]) if "positions" in row else 1
@@ -151,7 +151,8 @@ def early(case: Case) -> Iterator[Finding]:
 def controls(case: Case) -> Iterator[Finding]:
     """Look for inputs in which a special token is written out; the tokenizer reads it as the token itself."""
     special = set(case.tokenizer.all_special_ids) - {_unknown(case)}
-    if case.modelled or not special:
+    turns = getattr(getattr(case.objective, "prompt", None), "turns", False)  # each of which brings its own
+    if case.modelled or not special or turns:
         return
     usual = Counter(_ids_of("x", case))
     found = ((i, row["ids"], special.intersection(row["ids"])) for i, row in case.rows())

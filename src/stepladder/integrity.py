@@ -187,9 +187,9 @@ def _locked(kind: str) -> list[Named]:
 
 
 def _declared(stage: str, kind: str) -> list[str]:
-    """Return the paths of a stage's `deps` or `outs`, metrics too, in dvc.yaml."""
+    """Return the paths of a stage's `deps` or `outs`, metrics too, in dvc.yaml, none of a stage elsewhere."""
     name, _, key = stage.rpartition(":")[2].partition("@")
-    given = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][name]
+    given = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].get(name, {})
     given = given.get("do", given)
     entries = given.get(kind, []) + (given.get("metrics", []) if kind == "outs" else [])
     paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]

@@ -7,11 +7,12 @@ generation), drawn from train by seed and the same for all rows.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from stepladder.errors import ConfigError
+from stepladder import conversations
+from stepladder.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,35 @@ class Prompt:
     shots: tuple[tuple[str, str], ...] = ()
     head: str = ""  # of a chat: what stands before the first turn
     lead: str = " "  # between the question and the answer
+    turns: bool = False  # an input may be a conversation, whose answered turns stand before the last question
+    system: tuple[str, str] | None = None  # of a chat: what stands around a message of the system in `head`
 
     def question(self, text: str) -> str:
         """Return the prompt for one input: instruction, few-shot examples, input; it ends where the answer begins."""
+        return self._conversed(conversations.read(text)) if self.turns else self._asked(text)
+
+    def answered(self, text: str) -> list[tuple[int, int]]:
+        """Return where the earlier answers of a conversation stand in its question, (from, to) in characters."""
+        conversation, places = conversations.read(text), []
+        for number, (_, answer) in enumerate(conversation.turns):
+            start = len(self._conversed(conversation.before(number)))
+            places.append((start, start + len(self.answer(answer))))
+        return places
+
+    def _conversed(self, conversation: conversations.Conversation) -> str:
+        prompt = self if conversation.system is None else self._instructed(conversation.system)
+        return prompt.with_shots(conversation.turns)._asked(conversation.last)
+
+    def _instructed(self, words: str) -> "Prompt":
+        """Return the prompt with a message of the system in place of its instruction."""
+        if self.system is not None:
+            before, behind = self.system
+            return replace(self, head=f"{before}{words}{behind}")
+        if not self.lead:  # a chat
+            raise DataError("a conversation has a message of the system, which this chat template does not take")
+        return replace(self, instruction=words.replace("{", "{{").replace("}", "}}"))
+
+    def _asked(self, text: str) -> str:
         before = [self.instruction.format(labels=", ".join(self.words.values()))] if self.instruction else []
         answered = [self._fill(shown) + self.answer(target) for shown, target in self.shots]
         return self.head + self.separator.join([*before, *answered, self._fill(text)])
@@ -40,38 +67,57 @@ class Prompt:
 
     def with_shots(self, shots: list[tuple[str, str]]) -> "Prompt":
         """Return the same prompt with these (input, target) examples before each question."""
-        return Prompt(**{**asdict(self), "shots": tuple(shots)})
+        return replace(self, shots=tuple(shots))
 
     def _fill(self, text: str) -> str:
         return self.template.format(input=text, input_name=self.input_name, answer_name=self.answer_name)
 
 
-def chat(tokenizer, instruction: str, *, num_shots: int) -> dict[str, str]:
+def chat(tokenizer, instruction: str, *, num_shots: int, turns: bool = False) -> dict:
     """Return the fields of a Prompt that says what the tokenizer's chat template says of the same turns.
 
     The instruction is the system's message, or stands in front of the user's where the template knows no system;
-    examples are earlier turns. Raises ConfigError where there is no template, or it writes earlier answers otherwise.
+    examples, and the `turns` of a conversation, are earlier ones. Raises ConfigError where there is no template, or it
+    writes earlier answers otherwise.
     """
     if not tokenizer.chat_template:
         raise ConfigError("prompt=chat: the tokenizer of this model has no chat template; take prompt: zero_shot")
     marks = ["[first question]", "[first answer]", "[second question]"]
-    turns = [{"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks, strict=True)]
+    marked = [{"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks, strict=True)]
     system = [{"role": "system", "content": instruction}] if instruction else []
     try:
-        said = _rendered(tokenizer, [*system, *turns])
+        said = _rendered(tokenizer, [*system, *marked])
         if instruction not in said:
             raise ValueError("it leaves the system's message out")
     except Exception as error:  # a template raises what it likes
         print(f"the chat template takes no message of the system ({error}); it opens the first question", flush=True)
-        turns[0]["content"] = f"{instruction}\n\n{marks[0]}"
-        said = _rendered(tokenizer, turns)
+        marked[0]["content"] = f"{instruction}\n\n{marks[0]}"
+        said = _rendered(tokenizer, marked)
     head, middle, between, end = _split(said, marks)
-    if num_shots and middle != end:
-        raise ConfigError("prompt.num_shots: the chat template writes earlier answers in another form; set it to 0")
+    if (num_shots or turns) and middle != end:
+        cure = "set it to 0" if num_shots else "no conversation can be read by it"
+        raise ConfigError(f"prompt.num_shots: the chat template writes earlier answers in another form; {cure}")
+    template = "{input}" + end.replace("{", "{{").replace("}", "}}")
+    found = {"head": _bare(tokenizer, head), "template": template, "separator": between, "turns": turns}
+    return found | {"system": _system(tokenizer) if turns else None}
+
+
+def _bare(tokenizer, head: str) -> str:
+    """Return what a chat begins with without the token that the tokenizer puts there itself."""
     bos = tokenizer.bos_token
-    if bos and head.startswith(bos) and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id:
-        head = head.removeprefix(bos)  # which the tokenizer puts there itself
-    return {"head": head, "template": "{input}" + end.replace("{", "{{").replace("}", "}}"), "separator": between}
+    doubled = bos and head.startswith(bos) and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    return head.removeprefix(bos) if doubled else head
+
+
+def _system(tokenizer) -> tuple[str, str] | None:
+    """Return what stands around a message of the system, None where the template takes none."""
+    marks = ["[system]", "[first question]"]
+    turns = [{"role": role, "content": mark} for role, mark in zip(("system", "user"), marks, strict=True)]
+    try:
+        before, there, behind = _rendered(tokenizer, turns).partition(marks[0])
+    except Exception:  # a template raises what it likes
+        return None
+    return (_bare(tokenizer, before), behind.partition(marks[1])[0]) if there else None
 
 
 def _rendered(tokenizer, turns: list[dict]) -> str:

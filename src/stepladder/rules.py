@@ -139,6 +139,11 @@ def _answers(found: dict) -> list[tuple]:
         (asked and not (prompt or modeling), "prompt", "nothing asks the model; choose prompt: zero_shot"),
         (task == "generation" and (encoder or head), "task", "generation needs a decoder with objective: response"),
         (modeling and (encoder or objective or prompt), "task", bare),
+        (
+            found["task"].get("turns") and (both or (prompt or {}).get("num_shots")),
+            "task.turns",
+            "a conversation is its own example, read by a decoder; set prompt.num_shots: 0, or take a decoder",
+        ),
     ]
 
 

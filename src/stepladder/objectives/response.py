@@ -1,7 +1,8 @@
 """Response: a causal model writes the answer after a prompt; cross-entropy on the answer's tokens only.
 
 For classification the answer is a label's word, and the label with the highest log-likelihood is predicted; for
-generation the answer is free text, closed by the end-of-text token.
+generation the answer is free text, closed by the end-of-text token. In a conversation the earlier answers are learnt in
+the same pass, each with the end-of-text token behind it where the prompt has one there.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from stepladder import generation, tokens
+from stepladder import conversations, generation, tokens
 from stepladder.errors import ConfigError
 from stepladder.objectives import IGNORED, classified, positions
 from stepladder.prompts import Prompt
@@ -43,10 +44,12 @@ class Objective:
         room = self._room()
         examples = []
         for row, (ids, text, answer) in enumerate(zip(prompts, records["input"], answers, strict=True)):
-            cut = len(ids) > room
-            ids = self._cut(text, len(ids) - room, room) if cut else ids
+            cut, earlier = len(ids) > room, []
+            if self.prompt.turns:
+                ids, earlier = self._conversed(text, room)
+            ids = self._cut(text, len(ids) - room, room) if len(ids) > room else ids
             example = {"ids": ids, "answer": answer, "label": labels[row], "row": row, "length": len(ids), "cut": cut}
-            examples.append(example)
+            examples.append(example | {"earlier": earlier})
         return examples
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor | list]:
@@ -54,6 +57,7 @@ class Objective:
         return {
             **generation.left_pad([e["ids"] for e in examples], self.tokenizer.pad_token_id),
             "answers": [e["answer"] for e in examples],
+            "earlier": [e["earlier"] for e in examples],
             "labels": torch.tensor([e["label"] for e in examples]),
             "row": torch.tensor([e["row"] for e in examples]),
         }
@@ -65,7 +69,7 @@ class Objective:
 
     def count(self, batch: dict) -> int:
         """Return how many tokens the loss is a mean of."""
-        return sum(map(len, batch["answers"]))
+        return sum(map(len, batch["answers"])) + sum(map(len, batch.get("earlier", ())))
 
     def losses(self, model, batch: dict) -> list[dict]:
         """Return for each row the nats and the number of its answer's tokens, without writing anything."""
@@ -127,10 +131,26 @@ class Objective:
                 return ids
         raise ConfigError(f"trainer.max_length={self.max_length} is shorter than the prompt without its input")
 
+    def _conversed(self, text: str, room: int) -> tuple[list[int], list[int]]:
+        """Return the prompt of a conversation and the places of its earlier answers' tokens; without its first turns,
+        as many as leave it no room, though the last question stays."""
+        conversation = conversations.read(text)
+        for number in range(len(conversation.turns), -1, -1):
+            recent = str(conversation.recent(number))
+            question, end = self.prompt.question(recent), self.tokenizer.eos_token
+            found = self.tokenizer(question, return_offsets_mapping=True, verbose=False)
+            if len(found["input_ids"]) <= room or not number:
+                break
+        spans = self.prompt.answered(recent)
+        spans = [(start, stop + len(end) * question.startswith(end, stop)) for start, stop in spans]
+        offsets = [(i, start) for i, (start, stop) in enumerate(found["offset_mapping"]) if stop > start]
+        return found["input_ids"], [i for i, at in offsets if any(start <= at < stop for start, stop in spans)]
+
     def _token_losses(self, model, batch: dict) -> tuple[Tensor, Tensor]:
         """Return per row the summed loss of its answer's tokens and their number, in one pass over prompt + answer."""
         answers, prompts = batch["answers"], _rows(batch)
-        width = max(map(len, answers))
+        firsts = [min(places, default=len(ids)) for ids, places in zip(prompts, batch["earlier"], strict=True)]
+        width = max(len(ids) - first + len(a) for ids, first, a in zip(prompts, firsts, answers, strict=True))
         whole = [ids + answer[:-1] for ids, answer in zip(prompts, answers, strict=True)]
         inputs = generation.left_pad(whole, self.tokenizer.pad_token_id)
         device = batch["input_ids"].device
@@ -140,6 +160,8 @@ class Objective:
         wanted = torch.full((len(answers), width), -100)
         for row, answer in enumerate(answers):
             wanted[row, width - len(answer) :] = torch.tensor(answer)
+            for place in batch["earlier"][row]:
+                wanted[row, width - len(answer) - len(prompts[row]) + place] = prompts[row][place]
         flat = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), reduction="none")
         losses = flat.view_as(wanted)
         return losses.sum(1), (wanted != -100).sum(1).to(device)
