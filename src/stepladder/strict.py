@@ -122,15 +122,27 @@ def _composed(table: dict, path: str) -> list[str]:
     for name in table["candidates"]:
         words = compose.of_candidate(name, table, path)
         heard |= {word.place for word in words}
-        found += faults(words, f"{path}: candidates.{name}")
+        found += faults(words, f"{path}: candidates.{name}") or _unnamed(words, table)
     for word in compose.nested(table["set"] or {}, f"{path}: set"):
         wrong = schema.leaf(word.key, word.value) if "." in word.key or word.key not in compose.GROUPS else []
         told = wrong or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
-    for name in (table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())):
+    for name in sorted(_named(table)):
         words = compose.of_data(name, table, path=path)
         found += faults(words, path, read=compose.OF_DATA) or _untracked(words, path)
     return found
+
+
+def _unnamed(words: list[Word], table: dict) -> list[str]:
+    """A probe reads a data set that the pipeline prepares."""
+    asked = compose.probed(compose.compose(compose.overrides(words)), "data")
+    cure = "is neither data nor in datasets; add it to datasets"
+    unknown = {f"probe.{probe}.data": f"{data} {cure}" for probe, data in asked.items() if data not in _named(table)}
+    return [_line(key, text, words, words[0].place) for key, text in unknown.items()]
+
+
+def _named(table: dict) -> set[str]:
+    return {table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())}
 
 
 def _untracked(words: list[Word], owner: str) -> list[str]:
@@ -150,7 +162,8 @@ def _option(word: Word) -> list[Problem]:
     if word.key not in (*compose.GROUPS, "corpus"):
         return [(word.key, unknown("group", word.key, (*compose.GROUPS, "corpus", "seed")))]
     known = shipped.options("data" if word.key == "corpus" else word.key)
-    return [] if word.value in known else [(word.key, unknown(word.key, word.value, known))]
+    chosen = word.value if isinstance(word.value, list) and word.key == "probe" else [word.value]
+    return [(word.key, unknown(word.key, name, known)) for name in chosen if name not in known]
 
 
 def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, ...]) -> list[Problem]:

@@ -1,0 +1,203 @@
+"""Probes: what they measure equals what others' libraries say of the same weights, and what is planted is found."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stepladder import compose, levels, probes, probing, records, schema, splits
+from tests.conftest import LORA, sentences
+from tests.test_strict import BASE, PROMPT, SMOLLM, faults
+
+OPTIONS = {"confidence": 0.95, "num_resamples": 200, "seed": 7}
+PROBES = schema.names("probes")
+TUNED = SMOLLM | {"method": "lora"}
+ENCODER = {"level": "finetune", "model": "minilm", "method": "full"}
+READS = {"datasets": ["plain_english", "presidents"]}
+
+
+@pytest.fixture(scope="module")
+def base(tiny, choose, tmp_path_factory) -> Path:
+    """The folder of a llama that has read sentences about films."""
+    reading = {"task": "language_modeling", "optimizer": {"learning_rate": 0.01}, "trainer": {"max_epochs": 4}}
+    return saved(choose("finetune", "llama", **reading), tiny / "llama", tmp_path_factory.mktemp("base"), number=200)
+
+
+@pytest.fixture(scope="module")
+def tuned(base, choose, tmp_path_factory) -> Path:
+    """The folder of its adapter, which learnt good and bad in such large steps that it forgot what it had read."""
+    sections = choose("finetune", "llama", method=LORA, optimizer={"learning_rate": 0.05})
+    return saved(sections, base, tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture(scope="module")
+def untouched(base, choose, tmp_path_factory) -> Path:
+    """The folder of an adapter that learnt next to nothing."""
+    sections = choose("finetune", "llama", method=LORA, optimizer={"learning_rate": 1e-12})
+    return saved(sections, base, tmp_path_factory.mktemp("untouched"))
+
+
+def saved(sections: dict, weights: Path, folder: Path, *, number: int = 40) -> Path:
+    level = levels.load("finetune")(sections, base=weights)
+    level.fit(sentences(number), sentences(10, seed=1), state=folder / "state", log=lambda *_: None)
+    level.save(folder / "model")
+    return folder / "model"
+
+
+def asked(folder: Path, base: Path | None, **given) -> probes.Asked:
+    level = levels.load("finetune").load(folder)
+    fields = {"read": None, "data": None, "archives": {}, "options": OPTIONS}
+    return probes.Asked(level, base=base, **fields | given)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_has_a_file_in_conf_with_every_parameter_of_its_own(name):
+    found = compose.compose(["level=baseline", "model=majority", f"probe={name}"])["probe"]
+    assert list(found) == [name] and set(found[name]) == set(schema.keywords("probes", name, "measure"))
+    assert set(schema.constant("probes", name, "FORM")) <= {"baseline", "head", "seq2seq", "causal"}
+    assert set(schema.constant("probes", name, "TASK")) <= {
+        "classification", "multilabel", "regression", "generation", "language_modeling"}  # fmt: skip
+
+
+def test_several_probes_are_one_section_and_their_code_and_archives_are_noted():
+    table = BASE | READS | {"candidates": {"x": TUNED | {"probe": PROBES}, "y": TUNED}}
+    found, other = compose.candidate("x", table), compose.candidate("y", table)
+    assert sorted(found["probe"]) == sorted(found["code"]["probe"]) == PROBES
+    assert other["probe"] is None and other["code"]["probe"] == {}
+    assert compose.comparison(table)["probes"] == {"x": compose.probed(found, "asset"), "y": {}}
+
+
+@pytest.mark.parametrize("row", [TUNED, PROMPT])
+@pytest.mark.parametrize("probe", ["retention", ["retention"], "none"])
+def test_a_probe_that_suits_is_accepted(tmp_path, row, probe):
+    assert faults(tmp_path, {"x": row | {"probe": probe}}, **READS) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "place", "words"),
+    [
+        (ENCODER | {"probe": "retention"}, "probe", "the likelihood of a text, which a decoder"),
+        ({"level": "baseline", "model": "tfidf", "probe": ["retention"]}, "probe", "no head or baseline; leave it out"),
+        (TUNED | {"probe": "retentoin"}, "probe", "Did you mean 'retention'"),
+        (TUNED | {"probe": ["none", "retentoin"]}, "probe", "Did you mean 'retention'"),
+        (
+            TUNED | {"probe": "retention", "set": {"probe": {"retention": {"data": "speeches"}}}},
+            "set.probe.retention.data",
+            "speeches is neither data nor in datasets",
+        ),
+        (
+            TUNED | {"probe": "retention", "set": {"probe": {"retention": {"max_row": 5}}}},
+            "set.probe.retention.max_row",
+            "'max_rows'",
+        ),
+        (
+            TUNED | {"probe": "retention", "set": {"probe": {"retention": {"max_rows": 1}}}},
+            "set.probe.retention.max_rows",
+            "int [2, inf]",
+        ),
+        (TUNED | {"set": {"probe": {"retention": {"max_rows": 5}}}}, "set.probe.retention.max_rows", "never reads"),
+    ],
+)
+def test_a_probe_that_cannot_be_is_refused_with_its_place(tmp_path, row, place, words):
+    lines = faults(tmp_path, {"x": row}, **READS)
+    assert len(lines) == 1 and lines[0].startswith(f"params.yaml: candidates.x.{place}: ") and words in lines[0], lines
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of its own with what the stages before probe@lora leave behind, all but its model."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("films", "speeches"):
+        for seed, (part, number) in enumerate({"train": 24, "val": 12, "test": 10}.items()):
+            records.write(sentences(number, seed=seed), Path("data", name, f"{part}.parquet"))
+    records.write_json(splits.assign("films", None), Path("inputs", "lora.json"))
+    told = {"speeches": splits.assign("speeches", None)["test"]}
+    records.write_json({"files": told}, Path("inputs", "probes", "lora.json"))
+    records.write_json({"files": {}}, Path("assets", "probes", "lora.json"))
+    return tmp_path
+
+
+def test_without_probes_the_stage_reads_nothing_and_leaves_two_empty_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    probing.run({"candidate": "lora", "probe": None})
+    assert json.loads((tmp_path / "reports/probes/lora.json").read_text()) == {}
+    assert pl.read_parquet(tmp_path / "reports/probes/lora.parquet").is_empty()
+
+
+@pytest.mark.slow
+def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tuned):
+    import shutil
+
+    from stepladder import store
+
+    shutil.copytree(tuned, place / "models" / "lora")
+    store.seal(place / "models" / "lora")
+    copied = shutil.copytree(base, place / "state" / "llama")
+    fetched = {"name": "llama", "folder": "state/llama", "files": store.hashes(copied)}
+    records.write_json(fetched, Path("assets", "lora.json"))
+    settings = {"data": "speeches", "max_rows": 6, "max_length": 64}
+    gate = OPTIONS | {"min_difference": 0.0}
+    probing.run({
+        "candidate": "lora", "seed": 7, "gate": gate, "level": {"name": "finetune"}, "probe": {"retention": settings},
+    })  # fmt: skip
+    found, rows = (
+        json.loads(Path("reports/probes/lora.json").read_text()),
+        pl.read_parquet("reports/probes/lora.parquet"),
+    )
+    assert list(found) == ["retention"] and found["retention"]["gain"]["num_items"] == 6
+    tuned_rows = rows.filter(pl.col("model") == "tuned")
+    value = tuned_rows["bits"].sum() / tuned_rows["num_bytes"].sum()
+    assert found["retention"]["bits_per_byte"]["value"] == pytest.approx(value)
+    assert rows["probe"].unique().to_list() == ["retention"] and len(rows) == 12
+
+
+def bits_elsewhere(folder: Path, base: Path, text: str) -> float:
+    """Return the bits of a text behind the end-of-text token, by transformers' own loss, with peft's adapter."""
+    import math
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model = (model if folder == base else PeftModel.from_pretrained(model, folder)).eval()
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    with torch.inference_mode():
+        return float(model(ids, labels=ids).loss) * (ids.shape[1] - 1) / math.log(2)
+
+
+@pytest.mark.slow
+@pytest.mark.capability(41)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_what_a_model_knew_before_is_scored_again_after_as_transformers_scores_it(base, tuned):
+    texts = sentences(8, seed=5)
+    candidate = asked(tuned, base, data=lambda _: texts)
+    found, rows = probes.load("retention").measure(candidate, data="speeches", max_rows=8, max_length=128)
+    for model, folder in {"tuned": tuned, "base": base}.items():
+        chosen = rows.filter(pl.col("model") == model).join(texts, on="id")
+        theirs = [bits_elsewhere(folder, base, text) for text in chosen["input"]]
+        assert chosen["bits"].to_list() == pytest.approx(theirs, rel=1e-4)
+    assert found["gain"]["value"] == pytest.approx(
+        found["base_bits_per_byte"]["value"] - found["bits_per_byte"]["value"]
+    )
+    assert found["gain"]["high"] < 0 and found["gain"]["p_value"] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.capability(41)
+def test_a_model_that_learnt_nothing_has_forgotten_nothing(base, untouched):
+    candidate = asked(untouched, base, data=lambda _: sentences(8, seed=5))
+    found, _ = probes.load("retention").measure(candidate, data="speeches", max_rows=8, max_length=128)
+    assert found["gain"]["value"] == pytest.approx(0, abs=1e-4)
+    assert abs(found["gain"]["low"]) < 1e-4 and abs(found["gain"]["high"]) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_model_that_was_not_tuned_has_no_gain(tuned):
+    candidate = asked(tuned, None, data=lambda _: sentences(4, seed=5))
+    assert list(probes.load("retention").measure(candidate, data="x", max_rows=4, max_length=64)[0]) == [
+        "bits_per_byte"
+    ]
