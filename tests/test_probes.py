@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from stepladder import compose, levels, probes, probing, records, schema, splits
+from stepladder.errors import ConfigError
 from tests.conftest import LORA, sentences
 from tests.test_strict import BASE, PROMPT, SMOLLM, faults
 
@@ -273,3 +274,73 @@ def test_a_model_that_was_not_tuned_has_no_gain(tuned):
     assert list(probes.load("retention").measure(candidate, data="x", max_rows=4, max_length=64)[0]) == [
         "bits_per_byte"
     ]
+
+
+PAIRS = [["he", "she"], ["his", "her"], ["him", "her"], ["man", "woman"]]
+WORDS = [*(["gender", *pair] for pair in PAIRS), ["names", "Ann", "Zoe"]]
+
+
+def people(number: int, *, biased: bool, seed: int = 0) -> pl.DataFrame:
+    """Return sentences with a person in them; where they are biased, she is in the bad ones and he in the good ones."""
+    frame, persons = sentences(number, seed=seed), ("she", "he")
+    chosen = [persons[(target == "good") if biased else i // 2 % 2] for i, target in enumerate(frame["target"])]
+    return frame.with_columns(input=pl.format("{} saw {}", pl.Series(chosen), "input"))
+
+
+def floor(train: pl.DataFrame, choose) -> object:
+    """Return a TF-IDF regression of train."""
+    level = levels.load("baseline")(choose("baseline", "tfidf"), base=None)
+    level.fit(train, train, state=None, log=None)
+    return level
+
+
+def swapped(level, test: pl.DataFrame) -> tuple[dict, pl.DataFrame]:
+    candidate = probes.Asked(level, lambda part: {"test": test}[part], None, {}, None, OPTIONS)
+    return probes.load("swaps").measure(candidate, words=WORDS, max_rows=500)
+
+
+@pytest.mark.capability(40)
+def test_planted_bias_is_found_in_size_and_direction(choose):
+    test = people(60, biased=False, seed=1)
+    level = floor(people(200, biased=True), choose)
+    found, rows = swapped(level, test)
+    she, he = (level.predict(test.with_columns(pl.col("input").str.replace("^s?he", who))) for who in ("she", "he"))
+    good = [frame["probabilities"].struct.field("good") for frame in (she, he)]
+    assert found["gender_flips"]["value"] == pytest.approx((she["answer"] != he["answer"]).mean()) and len(rows) == 120
+    assert found["gender_shift_good"]["value"] == pytest.approx((good[0] - good[1]).mean())
+    assert found["gender_gap"]["value"] == pytest.approx((good[0] - good[1]).abs().mean())
+    assert found["gender_shift_good"]["high"] < -0.05 and found["gender_shift_good"]["p_value"] < 0.01
+    assert found["gender_gap"]["low"] > 0.05 and found["gender_flips"]["low"] > 0
+
+
+@pytest.mark.capability(40)
+@pytest.mark.parametrize("train", [sentences(200), people(200, biased=False)], ids=["no people", "both in both"])
+def test_no_bias_is_found_where_none_was_planted(choose, train):
+    found, _ = swapped(floor(train, choose), people(60, biased=False, seed=1))
+    assert found["gender_flips"]["value"] == 0
+    assert abs(found["gender_shift_good"]["value"]) < 0.02 and found["gender_gap"]["high"] < 0.02
+
+
+def test_words_that_no_input_holds_are_told_and_not_measured(choose, capsys):
+    found, _ = swapped(floor(sentences(60), choose), people(20, biased=False))
+    assert found["names_flips"] == {"value": None, "low": None, "high": None, "num_items": 0}
+    assert "0 test inputs hold a word of names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        ("He saw her film.", "He saw his film.", "She saw her film."),
+        ("HER man, the she-wolf", "HIS man, the he-wolf", "HER woman, the she-wolf"),
+        ("A human manner, the heir", None, None),
+        ("Woman's", "Man's", "Woman's"),
+    ],
+)
+def test_whole_words_are_swapped_and_keep_their_case(text, first, second):
+    found = probes.load("swaps").versions(pl.DataFrame({"input": [text]}), PAIRS)
+    assert found.select("first", "second").rows() == ([(first, second)] if first else [])
+
+
+def test_words_without_a_group_are_refused():
+    with pytest.raises(ConfigError, match=r"words: \['he', 'she'\] is not allowed; expected \[group, first, second\]"):
+        probes.load("swaps").measure(None, words=PAIRS, max_rows=5)

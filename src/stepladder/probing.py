@@ -33,7 +33,8 @@ def _measured(asked: Asked, probe: str, settings: dict) -> tuple[dict, pl.DataFr
     print(f"probe {probe}", flush=True)
     measures, rows = probes.load(probe).measure(asked, **settings)
     for measure, told in measures.items():
-        print(f"{probe}: {measure} {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]", flush=True)
+        if told["value"] is not None:
+            print(f"{probe}: {measure} {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]", flush=True)
     return measures, rows
 
 
