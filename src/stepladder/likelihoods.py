@@ -26,8 +26,8 @@ def of_texts(answerer: Answerer, records: pl.DataFrame, *, max_length: int) -> p
     return training.predict(answerer.model, objective, records, answerer.settings)
 
 
-def of_continuations(answerer: Answerer, pairs: list[tuple[str, str]]) -> list[float]:
-    """Return for each (context, continuation) the log-likelihood of the second behind the first, in nats.
+def of_continuations(answerer: Answerer, pairs: list[tuple[str, str]]) -> pl.DataFrame:
+    """Return for each (context, continuation) nats, the log-likelihood of the second behind the first, and its tokens.
 
     Tokens as the LM Evaluation Harness cuts them: those of both together, less as many as the context has alone. A
     context without tokens is the end-of-text token; one that is too long loses its beginning.
@@ -35,7 +35,7 @@ def of_continuations(answerer: Answerer, pairs: list[tuple[str, str]]) -> list[f
     longest = models.longest(answerer.model, answerer.tokenizer)
     objective = _Continuations(answerer.tokenizer, max_length=longest)
     asked = pl.DataFrame(pairs, ["input", "target"], orient="row")
-    return training.predict(answerer.model, objective, asked, answerer.settings)["nats"].to_list()
+    return training.predict(answerer.model, objective, asked, answerer.settings)
 
 
 class _Continuations(response.Objective):
@@ -62,4 +62,4 @@ class _Continuations(response.Objective):
 
     def predictions(self, records: pl.DataFrame, rows: list[dict]) -> pl.DataFrame:
         ordered = sorted(rows, key=lambda row: row["row"])
-        return records.with_columns(pl.Series("nats", [-row["loss"] for row in ordered], dtype=pl.Float64))
+        return pl.DataFrame({"nats": [-row["loss"] for row in ordered], "tokens": [row["tokens"] for row in ordered]})

@@ -49,7 +49,9 @@ def read(archive, member: str) -> pl.DataFrame:
 
 def _answered(model, questions: pl.DataFrame) -> pl.DataFrame:
     pairs = [(row["question"], f" {choice}") for row in questions.to_dicts() for choice in row["choices"]]
-    scores = np.reshape(likelihoods.of_continuations(model, pairs), (-1, len(LETTERS)))  # (questions, choices), nats
+    scores = (
+        likelihoods.of_continuations(model, pairs)["nats"].to_numpy().reshape(-1, len(LETTERS))
+    )  # (questions, choices), nats
     lengths = np.array([[len(choice) for choice in choices] for choices in questions["choices"]])
     return questions.select("id", "target").with_columns(
         pl.Series("accuracy", [LETTERS[best] for best in scores.argmax(1)]),

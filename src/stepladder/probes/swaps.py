@@ -20,7 +20,7 @@ UNKNOWN = {"value": None, "low": None, "high": None}
 
 
 def measure(asked: Asked, *, words: list[list[str]], max_rows: int) -> tuple[dict, pl.DataFrame]:
-    """Return flips, gap and shifts for each group of `words`, [group, first, second], of at most `max_rows` test inputs.
+    """Return flips, gap and shifts for each group of `words`, [group, first, second], of at most `max_rows` inputs.
 
     flips: share of inputs with another answer. gap: mean total variation distance of the probabilities. shift_<label>:
     how much more probable a label is with the second words than with the first. Raises ConfigError for other words.
