@@ -5,10 +5,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepladder import compose, levels, probes, probing, records, schema, splits
 from stepladder.errors import ConfigError
-from tests.conftest import LORA, sentences
+from tests.conftest import GOOD, LORA, sentences
 from tests.test_strict import BASE, PROMPT, SMOLLM, faults
 
 OPTIONS = {"confidence": 0.95, "num_resamples": 200, "seed": 7}
@@ -22,7 +24,7 @@ READS = {"datasets": ["plain_english", "presidents"]}
 def base(tiny, choose, tmp_path_factory) -> Path:
     """The folder of a llama that has read sentences about films."""
     reading = {"task": "language_modeling", "optimizer": {"learning_rate": 0.01}, "trainer": {"max_epochs": 4}}
-    return saved(choose("finetune", "llama", **reading), tiny / "llama", tmp_path_factory.mktemp("base"), number=200)
+    return saved(choose("finetune", "llama", **reading), tiny / "llama", tmp_path_factory.mktemp("base"), number=120)
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +140,22 @@ def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tune
     copied = shutil.copytree(base, place / "state" / "llama")
     fetched = {"name": "llama", "folder": "state/llama", "files": store.hashes(copied)}
     records.write_json(fetched, Path("assets", "lora.json"))
-    settings = {"data": "speeches", "max_rows": 6, "max_length": 64}
+    chosen = {"data": "speeches", "max_rows": 6, "max_length": 64}
     gate = OPTIONS | {"min_difference": 0.0}
     probing.run({
-        "candidate": "lora", "seed": 7, "gate": gate, "level": {"name": "finetune"}, "probe": {"retention": settings},
+        "candidate": "lora", "seed": 7, "gate": gate, "level": {"name": "finetune"}, "data": {"max_rows": 20},
+        "probe": {"retention": chosen, "memorisation": {"max_rows": 500}},
     })  # fmt: skip
     found, rows = (
         json.loads(Path("reports/probes/lora.json").read_text()),
         pl.read_parquet("reports/probes/lora.parquet"),
     )
-    assert list(found) == ["retention"] and found["retention"]["gain"]["num_items"] == 6
+    assert list(found) == ["retention", "memorisation"] and found["retention"]["gain"]["num_items"] == 6
+    assert found["memorisation"]["membership_auc"]["num_items"] == 20  # 10 test rows, 10 of 20 that were trained on
     tuned_rows = rows.filter(pl.col("model") == "tuned")
     value = tuned_rows["bits"].sum() / tuned_rows["num_bytes"].sum()
     assert found["retention"]["bits_per_byte"]["value"] == pytest.approx(value)
-    assert rows["probe"].unique().to_list() == ["retention"] and len(rows) == 12
+    assert dict(rows["probe"].value_counts().iter_rows()) == {"retention": 12, "memorisation": 20}
 
 
 def bits_elsewhere(folder: Path, base: Path, text: str) -> float:
@@ -393,3 +397,77 @@ def test_the_idealised_score_is_that_of_the_paper():
     """An ideal model has 1, a random one .5, one of stereotypes alone 0 (Nadeem et al. 2021)."""
     icat = probes.load("stereotypes").icat
     assert [icat(0.5, 1.0), icat(0.5, 0.5), icat(1.0, 1.0), icat(0.0, 1.0)] == [1, 0.5, 0, 0]
+
+
+def of(level, train: pl.DataFrame, test: pl.DataFrame) -> probes.Asked:
+    return probes.Asked(level, lambda part: {"train": train, "test": test}[part], None, {}, None, OPTIONS)
+
+
+def by_heart(train: pl.DataFrame, choose) -> object:
+    """Return a TF-IDF regression that fits train as closely as it can."""
+    level = levels.load("baseline")(choose("baseline", "tfidf", model={"C": 1e4}), base=None)
+    level.fit(train, train, state=None, log=None)
+    return level
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_what_was_learnt_by_heart_is_told_from_what_was_not(choose, learnt):
+    from sklearn.metrics import roc_auc_score
+
+    train, test = (
+        frame.with_columns(pl.col("target").shuffle(seed=1)) for frame in (sentences(80), sentences(80, seed=1))
+    )
+    level = by_heart(train if learnt else sentences(80, seed=2), choose)
+    found, rows = probes.load("memorisation").measure(of(level, train, test), max_rows=500)
+    told = found["membership_auc"]
+    assert told["value"] == pytest.approx(roc_auc_score(rows["target"] == "member", rows["confidence"]))
+    assert told["low"] > 0.6 if learnt else told["low"] < 0.5 < told["high"]
+    answers = level.predict(train)
+    first = rows.filter(target="member").join(answers, on="id").row(0, named=True)
+    assert first["confidence"] == first["probabilities"][first["target_right"]]
+
+
+def test_raw_text_goes_by_its_bits_a_byte(choose):
+    level = levels.load("baseline")(choose("baseline", "majority", task="language_modeling"), base=None)
+    train, test = sentences(30), sentences(20, seed=1).with_columns(input=pl.col("input").str.to_uppercase())
+    level.fit(train, train, state=None, log=None)
+    found, rows = probes.load("memorisation").measure(of(level, train, test), max_rows=500)
+    assert found["membership_auc"]["value"] == 1 and len(rows) == 40
+
+
+class Reader:
+    """A level that knows good words in small letters alone."""
+
+    def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
+        good = rows["input"].str.contains("|".join(GOOD))
+        answers = [("bad", "good")[found] for found in good]
+        chances = [{"bad": 1.0 - found, "good": float(found)} for found in good]
+        return rows.select("id", "source", "target").with_columns(
+            pl.Series("answer", answers), pl.Series("probabilities", chances)
+        )
+
+
+def test_what_a_change_costs_is_measured_on_the_same_inputs(choose):
+    test, options = sentences(60), {"lower": True, "upper": True, "max_rows": 500}
+    found, rows = probes.load("robustness").measure(of(Reader(), None, test), typos=1.0, **options)
+    assert found["clean_accuracy"]["value"] == 1 and found["lower_gain"]["value"] == 0
+    assert found["upper_gain"]["value"] == -0.5 and found["upper_gain"]["high"] < 0
+    assert found["typos_gain"]["value"] == pytest.approx(found["typos_accuracy"]["value"] - 1) and len(rows) == 240
+    assert found["typos_accuracy"]["value"] < 0.7
+    blind, _ = probes.load("robustness").measure(of(floor(sentences(60), choose), None, test), typos=0, **options)
+    assert sorted(blind) == ["clean_accuracy", "lower_accuracy", "lower_gain", "upper_accuracy", "upper_gain"]
+    assert blind["lower_gain"]["value"] == blind["upper_gain"]["value"] == 0
+
+
+@settings(max_examples=50)
+@given(st.text(st.sampled_from("abcé ßŁ'\u2028\x85-.,12"), max_size=60), st.floats(0, 1), st.text(max_size=3))
+def test_a_typing_error_stays_inside_of_its_word(text, share, seed):
+    import re
+
+    changed = probes.load("robustness").mistyped(text, share, seed=seed)
+    assert changed == probes.load("robustness").mistyped(text, share, seed=seed)
+    outside = re.compile(r"[^\W\d_]+")
+    assert outside.sub("", changed) == outside.sub("", text)
+    for before, after in zip(outside.findall(text), outside.findall(changed), strict=True):
+        assert (before[0], before[-1]) == (after[0], after[-1]) and abs(len(before) - len(after)) <= 1
+        assert before == after if len(before) < 4 or not share else True

@@ -47,12 +47,17 @@ def _asked(config: dict) -> Asked:
     level = config["level"]["name"]
     return Asked(
         level=levels.load(level).load(model),
-        read=files.read,
+        read=lambda part: _known(config, part, files.read(part)),
         data=candidates.Inputs(named, None, {}).read,
         archives={probe: _archive(name, asset) for probe, asset in assets.items()},
         base=files.base if level == "finetune" else None,
         options={key: config["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": config["seed"]},
     )
+
+
+def _known(config: dict, part: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a part that the candidate saw: of train perhaps a sample."""
+    return candidates.sample(rows, config["data"]["max_rows"], config["seed"]) if part == "train" else rows
 
 
 def _archive(name: str, asset: dict) -> Path:

@@ -22,9 +22,9 @@ from stepladder import metrics, statistics
 class Asked:
     """A trained candidate as it is served, the records it knows, and what it was made of.
 
-    `read` gives its train or test records, `data` the test part of another data set by its name; `archives` are the
-    files of assets by the probe's name, `base` the folder of what was tuned, None where nothing was. `options` are
-    those of the intervals: confidence, num_resamples, seed.
+    `read` gives the train records it saw or its test records, `data` the test part of another data set by its name;
+    `archives` are the files of assets by the probe's name, `base` the folder of what was tuned, None where nothing was.
+    `options` are those of the intervals: confidence, num_resamples, seed.
     """
 
     level: object
