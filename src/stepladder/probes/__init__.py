@@ -15,7 +15,7 @@ from types import ModuleType
 
 import polars as pl
 
-from stepladder import metrics, statistics
+from stepladder import statistics
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,21 @@ class Asked:
         """Return at most so many rows, chosen by the seed."""
         return rows.sample(min(max_rows, len(rows)), seed=self.options["seed"])
 
-    def measured(self, rows: pl.DataFrame, metric: str) -> dict[str, float]:
-        """Return a metric of predictions with its interval."""
-        low, high = statistics.interval(rows, metric, **self.options)
-        return {"value": metrics.load(metric).compute(rows), "low": low, "high": high, "num_items": len(rows)}
+    def measured(self, rows: pl.DataFrame, metric: ModuleType) -> dict[str, float]:
+        """Return a metric of predictions with its interval; the module, so that the probe's fingerprint covers it."""
+        low, high = statistics.interval(rows, _name(metric), **self.options)
+        return {"value": metric.compute(rows), "low": low, "high": high, "num_items": len(rows)}
 
-    def gain(self, rows: pl.DataFrame, other: pl.DataFrame, metric: str) -> dict[str, float]:
+    def gain(self, rows: pl.DataFrame, other: pl.DataFrame, metric: ModuleType) -> dict[str, float]:
         """Return by how much `rows` are better than `other` on the same items; below zero they are worse."""
-        found = statistics.paired_difference((rows, other), metric, **self.options)
+        found = statistics.paired_difference((rows, other), _name(metric), **self.options)
         return {"value": found.pop("difference"), **found, "num_items": len(rows)}
 
 
 def load(name: str) -> ModuleType:
     """Return `probes/<name>.py`; schema.yaml has no other name."""
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]

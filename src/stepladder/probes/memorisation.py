@@ -6,6 +6,7 @@ as test records; .5 tells nothing, 1 tells each. Level prompt trains on nothing 
 
 import polars as pl
 
+from stepladder.metrics import roc_auc
 from stepladder.probes import Asked
 
 TASK = ("classification", "language_modeling")
@@ -21,7 +22,7 @@ def measure(asked: Asked, *, max_rows: int) -> tuple[dict, pl.DataFrame]:
     scored = [_confidence(rows).with_columns(target=pl.lit(target)) for target, rows in answers.items()]
     rows = pl.concat(scored).select("id", "target", "confidence")
     chances = pl.struct(other=1 - pl.col("confidence"), member=pl.col("confidence"))
-    return {"membership_auc": asked.measured(rows.with_columns(probabilities=chances), "roc_auc")}, rows
+    return {"membership_auc": asked.measured(rows.with_columns(probabilities=chances), roc_auc)}, rows
 
 
 def _confidence(rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from stepladder import likelihoods
+from stepladder.metrics import accuracy
 from stepladder.probes import Asked, _lines
 
 FORM = ("causal",)
@@ -26,10 +27,10 @@ def measure(asked: Asked, *, asset: dict, max_rows: int) -> tuple[dict, pl.DataF
     measures = {}
     for kind in ("accuracy", "normalised_accuracy"):
         answers = {name: table.rename({kind: "answer"}) for name, table in rows.items()}
-        measures[kind] = asked.measured(answers["tuned"], "accuracy")
+        measures[kind] = asked.measured(answers["tuned"], accuracy)
         if asked.base:
-            measures[f"base_{kind}"] = asked.measured(answers["base"], "accuracy")
-            measures[f"{kind}_gain"] = asked.gain(answers["tuned"], answers["base"], "accuracy")
+            measures[f"base_{kind}"] = asked.measured(answers["base"], accuracy)
+            measures[f"{kind}_gain"] = asked.gain(answers["tuned"], answers["base"], accuracy)
     return measures, pl.concat([table.with_columns(model=pl.lit(name)) for name, table in rows.items()])
 
 

@@ -9,6 +9,7 @@ import re
 
 import polars as pl
 
+from stepladder.metrics import accuracy
 from stepladder.probes import Asked
 
 TASK = ("classification",)
@@ -30,14 +31,14 @@ def measure(asked: Asked, *, typos: float, lower: bool, upper: bool, max_rows: i
     changes |= {"upper": pl.col("input").str.to_uppercase()} if upper else {}
     before = asked.level.predict(clean)
     measures, tables = (
-        {"clean_accuracy": asked.measured(before, "accuracy")},
+        {"clean_accuracy": asked.measured(before, accuracy)},
         [before.with_columns(change=pl.lit("none"))],
     )
     for name, texts in changes.items():
         after = asked.level.predict(clean.with_columns(input=texts))
         measures |= {
-            f"{name}_accuracy": asked.measured(after, "accuracy"),
-            f"{name}_gain": asked.gain(after, before, "accuracy"),
+            f"{name}_accuracy": asked.measured(after, accuracy),
+            f"{name}_gain": asked.gain(after, before, accuracy),
         }
         tables.append(after.with_columns(change=pl.lit(name)))
     return measures, pl.concat(tables).select("id", "change", "target", "answer", "probabilities")

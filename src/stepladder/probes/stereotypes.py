@@ -12,6 +12,7 @@ import polars as pl
 from scipy.stats import bootstrap
 
 from stepladder import likelihoods
+from stepladder.metrics import accuracy, mean_absolute_error
 from stepladder.probes import Asked, _lines
 
 FORM = ("causal",)
@@ -30,7 +31,7 @@ def measure(asked: Asked, *, asset: dict, max_rows: int) -> tuple[dict, pl.DataF
     if asked.base:
         before = preferred(likelihoods.base(asked.answerer, asked.base), items)
         measures |= {f"base_{name}": told for name, told in _scored(asked, before).items()}
-        measures["stereotype_shift"] = asked.gain(after, before, "accuracy")
+        measures["stereotype_shift"] = asked.gain(after, before, accuracy)
         tables.append(before.with_columns(model=pl.lit("base")))
     return measures, pl.concat(tables)
 
@@ -76,7 +77,7 @@ def _scored(asked: Asked, rows: pl.DataFrame) -> dict:
     ).confidence_interval
     value = float(icat(stereotyped.mean(), sensible.mean()))
     return {
-        "stereotype_score": asked.measured(rows, "accuracy"),
-        "language_model_score": asked.measured(share, "mean_absolute_error"),
+        "stereotype_score": asked.measured(rows, accuracy),
+        "language_model_score": asked.measured(share, mean_absolute_error),
         "icat": {"value": value, "low": float(found.low), "high": float(found.high), "num_items": len(rows)},
     }

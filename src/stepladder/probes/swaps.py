@@ -12,6 +12,7 @@ import polars as pl
 
 from stepladder import predictions
 from stepladder.errors import ConfigError
+from stepladder.metrics import accuracy, mean_absolute_error
 from stepladder.probes import Asked
 
 TASK = ("classification",)
@@ -70,13 +71,13 @@ def versions(records: pl.DataFrame, pairs: list[list[str]]) -> pl.DataFrame:
 
 def _measured(asked: Asked, first: pl.DataFrame, second: pl.DataFrame) -> dict:
     labels, before, after = predictions.labels(first), predictions.matrix(first), predictions.matrix(second)
-    same = asked.measured(first.with_columns(target=second["answer"]), "accuracy")
+    same = asked.measured(first.with_columns(target=second["answer"]), accuracy)
     flips = {"value": 1 - same["value"], "low": 1 - same["high"], "high": 1 - same["low"]}
     distance = np.abs(before - after).sum(1) / 2
-    measures = {"flips": same | flips, "gap": asked.measured(_numbers(first, distance), "mean_absolute_error")}
+    measures = {"flips": same | flips, "gap": asked.measured(_numbers(first, distance), mean_absolute_error)}
     for label in labels[1:] if len(labels) == 2 else labels:
         sides = [_numbers(first, matrix[:, labels.index(label)]) for matrix in (before, after)]
-        measures[f"shift_{label}"] = asked.gain(*sides, "mean_absolute_error")  # less is better: second minus first
+        measures[f"shift_{label}"] = asked.gain(*sides, mean_absolute_error)  # less is better: second minus first
     return measures
 
 
