@@ -12,7 +12,14 @@ from stepladder import assets, conversions
 
 @stage
 def main(config: dict) -> None:
-    """Describe what was fetched in assets/<candidate>.json or assets/data/<data set>.json; by hand what was typed."""
+    """Describe what was fetched in assets/<candidate>.json or assets/data/<data set>.json; by hand what was typed.
+
+    Of the comparison: what the probes of its candidates read, in assets/probes/<candidate>.json.
+    """
+    for name in config.get("candidates", ()):
+        assets.write({"files": assets.of_probes(config["probes"][name])}, f"assets/probes/{name}.json")
+    if "candidates" in config:
+        return
     candidate, model, data = config.get("candidate"), config.get("model"), config.get("data")
     typed = {word.partition("=")[0].partition(".")[0] for word in HydraConfig.get().overrides.task} & {"model", "data"}
     if model and typed != {"data"}:

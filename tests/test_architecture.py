@@ -15,10 +15,10 @@ from stepladder import fingerprints, leaderboard, schema
 ROOT = Path(__file__).parents[1]
 SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
-    "search sync exporter by_hand",
+    "search sync exporter by_hand probing",
     "candidates registry",
-    "adapting levels curriculum tracking compose strict typed rules mixable shipped",
-    "answering training learner checkpoints forecast features doctor mixture",
+    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped",
+    "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
@@ -43,12 +43,12 @@ CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])
 STAGES = {
     name: given.get("do", given) for name, given in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
-STAGE_FILES = {name: name.removesuffix("_data").removesuffix("_other") for name in STAGES}
+STAGE_FILES = {name: name.split("_")[0] for name in STAGES}
 OUTSIDE_THE_DAG = {"verdict", "verify", "sync"}
 WHOLE = {"configure"}  # depends on all of src/
 OWN_WORK = {"register": ("registry.py", "serving.py")}  # outside every other stage, but this one's work
 BESIDE = (".html", ".css")  # a template belongs to the module it lies beside
-LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "score", "compare", "verdict", "verify")
+LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "probe", "score", "compare", "verdict", "verify")
 HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow"}
 MAX_FUNCTION, MAX_MODULE, MAX_STAGE_FILE = 60, 300, 40  # lines
 

@@ -31,6 +31,8 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
     "scratch": ("pretrain", "tiny_llama", None, 0.735, 3_867_000, 3_867_000, 122.0),
 }
 
+RISKS = {"retention": {"gain": {"value": -0.025, "low": -0.031, "high": -0.018, "p_value": 0.001, "num_items": 200}}}
+
 
 def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
     """Write the files that the stages of the default story leave behind; return the configuration of compare."""
@@ -57,7 +59,7 @@ def assigned(data: str) -> dict:
     """Return what stage assign notes of the files of `data_set`."""
     paths = {part: f"data/{data}/{part}.parquet" for part in splits.PARTS}
     files = {part: {"path": path, "sha256": hashlib.sha256(part.encode()).hexdigest()} for part, path in paths.items()}
-    return {"data": data, **files, "corpus": None}
+    return {"data": data, **files, "corpus": None, "mixture": {}}
 
 
 def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None = None, data: str = "reviews") -> None:
@@ -89,6 +91,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     cost = {"key": "trained", "seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
     save(root / f"runs/{name}/train.json", cost)
     save(root / f"runs/{name}/evaluate.json", {"key": "trained", "examples_per_second": num_rows / (seconds + 1)})
+    save(root / f"reports/probes/{name}.json", RISKS if name == "lora_smollm2" else {})
     if name == "lora":
         save(root / f"runs/{name}/sweep.json", {"key": "searched", "seconds": 96.0})
 
@@ -250,6 +253,7 @@ FIRST_MISSING = {
     "tuned/lora.yaml": "sweep",
     "models/lora/stepladder.json": "train",
     "metrics/lora.json": "score",
+    "reports/probes/lora.json": "probe",
 }
 
 
@@ -257,13 +261,14 @@ FIRST_MISSING = {
 def test_a_failed_candidate_is_watermarked_and_registers_nothing(tmp_path, path: str, stage: str) -> None:
     config = story(tmp_path, num_rows=60, num_resamples=50, names=("tfidf", "full", "lora"))
     (tmp_path / path).unlink()
+    last = "probe" if stage == "probe" else "score"
     if stage != "sweep":
-        with pytest.raises(DataError, match=f"{path}: not there; dvc repro score@lora"):
+        with pytest.raises(DataError, match=f"{path}: not there; dvc repro {last}@lora"):
             leaderboard.assemble(tmp_path, config)
     board = leaderboard.assemble(tmp_path, config, partial=True)
     assert board["partial"] and board["failed"][0]["stage"] == stage and not board["registration"]["passed"]
     html = report.page(board)
-    assert "PARTIAL" in html and f"failed at {stage}; repeat it: <code>dvc repro score@lora</code>" in html
+    assert "PARTIAL" in html and f"failed at {stage}; repeat it: <code>dvc repro {last}@lora</code>" in html
 
 
 def test_failed_baselines_leave_rows_but_no_verdict(tmp_path) -> None:
@@ -386,6 +391,16 @@ def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     assert count("table") == count("caption") >= 4 and count("h1") == 1
     assert all("aria-label" in attrs or "aria-hidden" in attrs for tag, attrs in tags if tag == "svg")
     assert board["claim"] in html and board["evidence"][1:] in html
+
+
+def test_what_probes_measured_stands_in_the_row_and_on_the_page(board: dict) -> None:
+    assert {row["candidate"]: row["risks"] for row in board["rows"] if row["risks"]} == {"lora_smollm2": RISKS}
+    shown = " ".join(report.page(board).split())
+    assert "Beyond the test set" in shown and all(text in shown for text in ("0.025", "0.031", "0.018"))
+    without = json.loads(json.dumps(board))
+    for row in without["rows"]:
+        row["risks"] = {}
+    assert "Beyond the test set" not in report.page(without)
 
 
 def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) -> None:

@@ -465,7 +465,7 @@ def test_a_stage_is_asked_for_nothing_that_it_never_reads():
     assert "-1 is not allowed" in typed_faults("runtime.num_workers=-1", stage="prepare")[0]
 
 
-@pytest.mark.parametrize("stage", ["assign", "sweep", "evaluate", "score", "compare", "register"])
+@pytest.mark.parametrize("stage", ["assign", "sweep", "evaluate", "score", "probe", "compare", "register"])
 def test_a_stage_that_reads_a_composed_file_says_what_to_type(stage):
     stages = dialects.yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     command = stages[stage].get("do", stages[stage])["cmd"].replace("${key}", "<candidate>")

@@ -48,6 +48,11 @@ def provide(data: dict) -> dict:
     return describe(data["name"], fetch(asset, store_folder(), repo_type="dataset"), asset)
 
 
+def of_probes(wanted: dict[str, dict]) -> dict[str, dict]:
+    """Fetch what each probe of a candidate reads and describe it, {probe: description}."""
+    return {probe: describe(probe, fetch(asset, store_folder()), asset) for probe, asset in wanted.items()}
+
+
 def describe(name: str, path: Path, asset: dict | list[dict]) -> dict:
     """Return {"name", "folder" or "file" (relative to the root), "files": {relative name: sha256}, "licence"}."""
     parts = asset if isinstance(asset, list) else [asset]
@@ -64,10 +69,15 @@ def publish(description: dict, target: str | None) -> None:
     The target is an output of the copy that runs, the bytes are below the root: a queued copy shares its parent's.
     """
     if target:
-        content = json.dumps(description, indent=2, sort_keys=True) + "\n"
-        disk.publish(Path(target), lambda file: file.write(content.encode()))
+        write(description, target)
     place = description.get("folder") or description.get("file") or "nothing to fetch"
     print(f"{description['name']}: {place}", flush=True)
+
+
+def write(description: dict, target: str) -> None:
+    """Write a description as JSON, never half a file."""
+    content = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    disk.publish(Path(target), lambda file: file.write(content.encode()))
 
 
 def _archive(asset: dict, store: Path) -> Path:

@@ -19,7 +19,7 @@ from stepladder import levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
-UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "code")
+UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "probe", "code")
 
 
 @dataclass(frozen=True)

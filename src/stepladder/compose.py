@@ -35,7 +35,7 @@ class Word:
     def overrides(self) -> list[str]:
         """Return it in Hydra's grammar; a map is emptied first, since Hydra would merge it into the one there is."""
         if "." not in self.key:
-            return [f"{self.key}={self.value}"]
+            return [f"{self.key}={literal(self.value) if isinstance(self.value, list) else self.value}"]
         emptied = [f"{self.key}=null"] if isinstance(self.value, dict) and not self.added else []
         return [*emptied, f"{'+' * self.added}{self.key}={literal(self.value)}"]
 
@@ -84,11 +84,20 @@ def dataset(name: str, params: dict) -> dict:
 
 
 def comparison(params: dict) -> dict:
-    """Return {seed, data, split, task, gate, candidates, overrides, code}: what the leaderboard is about."""
+    """Return {seed, data, split, task, gate, candidates, probes, overrides, code}: what the leaderboard is about.
+
+    `probes` holds the archives {candidate: {probe: asset}} that probes read.
+    """
     made = overrides(of_data(params["data"], params, sections=COMPARED))
     found = compose(made) | {"candidates": list(params["candidates"])}
+    found["probes"] = {name: probed(candidate(name, params), "asset") for name in params["candidates"]}
     code = {"metrics": fingerprints.metrics(found["task"]["name"])}
-    return {key: found[key] for key in ("seed", *COMPARED, "candidates")} | {"overrides": made, "code": code}
+    return {key: found[key] for key in ("seed", *COMPARED, "candidates", "probes")} | {"overrides": made, "code": code}
+
+
+def probed(composed: dict, key: str) -> dict:
+    """Return {probe: value} of what the probes of a composed candidate say under a key, `data` or `asset`."""
+    return {probe: given[key] for probe, given in (composed["probe"] or {}).items() if key in given}
 
 
 def of_candidate(name: str, params: dict, path: str = "params.yaml") -> list[Word]:
@@ -241,6 +250,7 @@ def _complete(made: list[str]) -> dict:
         "objective": fingerprints.plugin("objectives", (found["objective"] or {}).get("name")),
         "monitor": fingerprints.plugin("metrics", None if monitor == "loss" else monitor),
         "metrics": fingerprints.metrics(found["task"]["name"]),
+        "probe": {probe: fingerprints.plugin("probes", probe) for probe in found["probe"] or {}},
     }
     return found | {"overrides": made, "options": {}, "tasks": tasks(found), "code": code}
 

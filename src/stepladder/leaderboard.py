@@ -24,6 +24,7 @@ READ = (
     ("train", "models/{0}/stepladder.json"),
     ("evaluate", "predictions/test/{0}.parquet"),
     ("score", "metrics/{0}.json"),
+    ("probe", "reports/probes/{0}.json"),
 )
 PLOT = (  # a stage that fails leaves none of its files behind, but those of later stages may be old ones
     ("configure", "build/{0}.yaml"),
@@ -93,7 +94,8 @@ def failed(root: Path, candidates: list[str], pieces: tuple = PLOT) -> list[dict
         lacking = ((stage, path.format(name)) for stage, path in pieces if not (root / path.format(name)).exists())
         for stage, path in list(lacking)[:1]:
             level = _yaml(root / f"build/{name}.yaml")["level"]["name"] if stage != "configure" else None
-            rows.append({"candidate": name, "level": level, "stage": stage, "path": path, "command": _command(name)})
+            command = f"dvc repro probe@{name}" if stage == "probe" else _command(name)
+            rows.append({"candidate": name, "level": level, "stage": stage, "path": path, "command": command})
     return rows
 
 
@@ -202,6 +204,7 @@ def _row(root: Path, name: str) -> dict:
         "data": config["data"]["name"],
         "metrics": {part: scores[part] for part in ("val", "test")},
         "num_rows": scores["num_rows"],
+        "risks": _json(root / f"reports/probes/{name}.json"),
         **{key: facts.get(key) for key in FACTS},
         "overrides": config.get("overrides") or [],
         "command": _command(name),

@@ -7,12 +7,6 @@ HEADED = ("classification", "multilabel", "regression")
 WRITTEN = ("classification", "generation", "language_modeling")
 
 
-def unnamed(found: dict, named: set[str]) -> list[Problem]:
-    """Return the data sets of the mixture that params.yaml does not name, so that nobody would prepare them."""
-    missing = [name for name in compose.weights(found) if name not in named]
-    return [("mixture.weights", f"{name} is neither data nor in datasets; add it to datasets") for name in missing]
-
-
 def problems(found: dict) -> list[Problem]:
     """Return what keeps the model of a candidate from learning from its further data sets."""
     chosen, own = compose.weights(found), found["task"]["name"]

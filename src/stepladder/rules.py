@@ -11,7 +11,7 @@ from stepladder.errors import unknown
 from stepladder.schema import Problem
 
 HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
-ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False}
+ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False, "probe": False}
 
 
 def of_data(found: dict) -> list[Problem]:
@@ -51,7 +51,7 @@ def of_candidate(found: dict) -> list[Problem]:
     """
     monitor = (found["trainer"] or {}).get("monitor", "loss")
     watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
-    between = _broken([*_answers(found), *_phases(found), *_methods(found), *_curriculum(found)])
+    between = _broken([*_answers(found), *_phases(found), *_methods(found), *_curriculum(found), *_probes(found)])
     return _uses(found) or _model(found) or [*between, *_prompt(found), *_sweep(found), *watched]
 
 
@@ -243,6 +243,22 @@ def _curriculum(found: dict) -> list[tuple]:
         ((section["pacing"] == "step") != bool(steps), "curriculum.steps", "pacing step and steps belong together"),
         (bool(steps) and not (rising and steps[-1][1] == 1), "curriculum.steps", f"{steps}: {wanted}"),
     ]
+
+
+def _probes(found: dict) -> list[tuple]:
+    """A probe says which tasks and which forms of an answering model it can ask, and why no other."""
+    head, both = (found["objective"] or {}).get("name") == "supervised", found["model"]["kind"] == "encoder_decoder"
+    form = "baseline" if found["level"]["name"] == "baseline" else "head" if head else "seq2seq" if both else "causal"
+    asked = {"TASK": found["task"]["name"], "FORM": form}
+    return [
+        ((fits := schema.constant("probes", name, kind)) and one not in fits, f"probe.{name}", _because(name))
+        for name in found["probe"] or {}
+        for kind, one in asked.items()
+    ]
+
+
+def _because(probe: str) -> str:
+    return f"{''.join(schema.constant('probes', probe, 'BECAUSE'))}; leave it out here"
 
 
 def _metric(key: str, metric: str, task: str) -> list[Problem]:

@@ -35,8 +35,13 @@ Problem = tuple[str, str]  # dotted key, sentence
 
 @cache
 def table() -> dict:
-    """Return schema.yaml."""
-    return yaml.load((PACKAGE / "schema.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    """Return schema.yaml, and under `parts` what each file of probes/ takes."""
+    found = yaml.load((PACKAGE / "schema.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    taken = {name: _ranged(keywords("probes", name, "measure"), found["ranges"]) for name in names("probes")}
+    found["parts"]["probes"] = {
+        f"{name}?": keys | ({"asset": "<asset>"} if "asset" in keys else {}) for name, keys in taken.items()
+    }
+    return found
 
 
 @cache
@@ -133,8 +138,12 @@ def _shapes(rule) -> list[dict]:
 
 def _narrowed(keys: dict[str, str]) -> dict[str, str]:
     """Return a signature, all keys optional, with the interval of schema.yaml behind its numbers."""
-    ranges = {key: f" {table()['ranges'][key]}" if key in table()["ranges"] else "" for key in keys}
-    return {f"{key}?": re.sub(r"\b(int|float)\b", rf"\1{ranges[key]}", rule) for key, rule in keys.items()}
+    return {f"{key}?": rule for key, rule in _ranged(keys, table()["ranges"]).items()}
+
+
+def _ranged(keys: dict[str, str], ranges: dict[str, str]) -> dict[str, str]:
+    intervals = {key: f" {ranges[key]}" if key in ranges else "" for key in keys}
+    return {key: re.sub(r"\b(int|float)\b", rf"\1{intervals[key]}", rule) for key, rule in keys.items()}
 
 
 def _rules(rule, path: list[str]) -> list:
@@ -206,8 +215,13 @@ def constant(folder: str, name: str, which: str, package: Path = PACKAGE) -> tup
 
 def of_source(source: str) -> dict[str, str]:
     """Return {parameter: type} of the keyword-only parameters of a source's `read`; a default adds a '?'."""
-    tree = parsed((PACKAGE / "sources" / f"{source}.py").read_bytes())
-    read = next(node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "read")
+    return keywords("sources", source, "read")
+
+
+def keywords(folder: str, name: str, function: str) -> dict[str, str]:
+    """Return {parameter: type} of the keyword-only parameters of a plug-in's function; a default adds a '?'."""
+    tree = parsed((PACKAGE / folder / f"{name}.py").read_bytes())
+    read = next(node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
     pairs = zip(read.kwonlyargs, read.kw_defaults, strict=True)
     return {each.arg + "?" * (default is not None): spell(each.annotation) or "any" for each, default in pairs}
 

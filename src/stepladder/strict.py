@@ -127,17 +127,24 @@ def _composed(table: dict, path: str) -> list[str]:
         wrong = schema.leaf(word.key, word.value) if "." in word.key or word.key not in compose.GROUPS else []
         told = wrong or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
-    for name in (table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())):
+    for name in sorted(_named(table)):
         words = compose.of_data(name, table, path=path)
         found += faults(words, path, read=compose.OF_DATA) or _untracked(words, path)
     return found
 
 
 def _unprepared(words: list[Word], table: dict, owner: str) -> list[str]:
-    """A candidate may learn from data sets that params.yaml names: these are prepared."""
-    named = {table["data"], *(table["datasets"] or [])}
+    """A mixture and a probe read data sets that params.yaml names: these are prepared."""
     composed = compose.compose(compose.overrides(words))
-    return [_line(key, text, words, owner) for key, text in mixable.unnamed(composed, named)]
+    asked = {f"probe.{probe}.data": data for probe, data in compose.probed(composed, "data").items()}
+    asked |= {f"mixture.weights.{name}": name for name in compose.weights(composed)}
+    cure = "is neither data nor in datasets; add it to datasets"
+    unknown = {key: f"{data} {cure}" for key, data in asked.items() if data not in _named(table)}
+    return [_line(key, text, words, owner) for key, text in unknown.items()]
+
+
+def _named(table: dict) -> set[str]:
+    return {table["data"], *(table["datasets"] if isinstance(table.get("datasets"), list) else ())}
 
 
 def _untracked(words: list[Word], owner: str) -> list[str]:
@@ -157,7 +164,8 @@ def _option(word: Word) -> list[Problem]:
     if word.key not in (*compose.GROUPS, "corpus"):
         return [(word.key, unknown("group", word.key, (*compose.GROUPS, "corpus", "seed")))]
     known = shipped.options("data" if word.key == "corpus" else word.key)
-    return [] if word.value in known else [(word.key, unknown(word.key, word.value, known))]
+    chosen = word.value if isinstance(word.value, list) and word.key == "probe" else [word.value]
+    return [(word.key, unknown(word.key, name, known)) for name in chosen if name not in known]
 
 
 def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, ...]) -> list[Problem]:

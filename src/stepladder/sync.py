@@ -96,10 +96,13 @@ def journal(key: str) -> Path:
 def entry(name: str, *, scored: bool = True) -> Entry | None:
     """Return what the files say of a candidate, None before it is trained; scores only where no stage failed."""
     failed = [row["stage"] for row in leaderboard.failed(Path(), [name])]
-    if failed and failed[0] not in ("evaluate", "score"):
+    if failed and failed[0] not in ("evaluate", "score", "probe"):
         return None
     sections, files = candidates.tuned(_config(name)), json.loads(Path("inputs", f"{name}.json").read_text())
-    scores, tags = _scores(name) if scored and not failed else {}, _commit(runs.known(Path(), name).get("train"))
+    scores, tags = (
+        _scores(name) if scored and failed in ([], ["probe"]) else {},
+        _commit(runs.known(Path(), name).get("train")),
+    )
     return _finished(_named(sections, files), sections, files, Path("models", name), scores=scores, tags=tags)
 
 
@@ -191,7 +194,10 @@ def _here() -> str:
 
 def _scores(name: str) -> dict[str, float | None]:
     scores = json.loads(Path("metrics", f"{name}.json").read_text())
-    return {f"{part}/{metric}": value for part in ("val", "test") for metric, value in scores[part].items()}
+    found = {f"{part}/{metric}": value for part in ("val", "test") for metric, value in scores[part].items()}
+    file = Path("reports", "probes", f"{name}.json")
+    risks = json.loads(file.read_text()) if file.is_file() else {}
+    return found | {f"{probe}/{key}": told["value"] for probe, given in risks.items() for key, told in given.items()}
 
 
 def _commit(cost: dict | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ READS = {  # the sections of a run by hand; the other stages want a composed fil
     "fetch": ("data", "model", "runtime"),
     "prepare": OF_DATA,
     "split": OF_DATA,
-    "train": tuple(name for name in schema.table()["sections"] if name not in ("candidate", "sweep", "gate")),
+    "train": tuple(name for name in schema.table()["sections"] if name not in ("candidate", "sweep", "gate", "probe")),
 }
 CANDIDATE, DATA, ALL = "build -cn <candidate>", "build/data -cn <data set>", "build/compare -cn compare"
 FILES = {"prepare": DATA, "split": DATA, "assign": ALL, "compare": ALL, "register": ALL}  # the others: CANDIDATE

@@ -56,7 +56,7 @@ def interval(hits: np.ndarray, control: np.ndarray | None = None) -> tuple[float
 def markdown(rows: list[dict]) -> str:
     """Return the rows as a table of Markdown."""
     lines = [
-        "| method | val accuracy | 95 % interval | over frozen, 95 % | seeds (s.d.) | trained parameters | CPU-seconds |",
+        "| method | val accuracy | 95 % interval | over frozen, 95 % | seeds (s.d.) | trained | CPU-seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

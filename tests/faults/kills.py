@@ -36,6 +36,7 @@ OUTPUTS = {
     ("train", "scratch"): TRAINED,
     ("evaluate", "lora"): ("predictions/test/{}.parquet",),
     ("score", "lora"): ("metrics/{}.json",),
+    ("probe", "lora"): ("reports/probes/{}.json", "reports/probes/{}.parquet"),
     ("compare", "compare"): BOARD,
     ("register", "compare"): ("reports/registered.json",),
 }  # fmt: skip

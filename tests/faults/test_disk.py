@@ -165,7 +165,7 @@ def test_a_home_and_a_temporary_folder_that_take_no_files_are_not_needed(finishe
 @pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=LONG) for name in NAMES[1:])], ids=ascii)
 def test_a_project_may_have_any_name(name, workshop, tmp_path):
     made = workshop.copy(tmp_path / name)
-    for stage in ("sweep", "train", "evaluate", "score"):
+    for stage in ("sweep", "train", "evaluate", "score", "probe"):
         made.works(stage, *made.of("lora"))
     assert (made.path / "metrics" / "lora.json").is_file()
 

@@ -157,7 +157,8 @@ def prepared(path: Path, tiny: Path, empty_store: Path) -> Workshop:
     for data in DATA:
         for stage in ("fetch", "prepare", "split"):
             made.works(stage, *made.of(data))
-    made.works("assign", *made.of("compare"))
+    for stage in ("fetch", "assign"):
+        made.works(stage, *made.of("compare"))
     for candidate in PARAMS["candidates"]:
         made.works("fetch", *made.of(candidate))
     return made
@@ -166,7 +167,7 @@ def prepared(path: Path, tiny: Path, empty_store: Path) -> Workshop:
 def complete(made: Workshop) -> None:
     """Run what is left, from the sweeps to the registration."""
     for candidate in PARAMS["candidates"]:
-        for stage in ("sweep", "train", "evaluate", "score"):
+        for stage in ("sweep", "train", "evaluate", "score", "probe"):
             made.works(stage, *made.of(candidate))
     made.works("compare", *made.of("compare"))
     made.works("register", *made.of("compare"))

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.story, pytest.mark.long]
 
 CANDIDATES = PARAMS["candidates"]
 LORA = ("lora",)
-STEPS = ("fetch", "sweep", "train", "evaluate", "score")
+STEPS = ("fetch", "sweep", "train", "evaluate", "score", "probe")
 METRIC = '''"""Share of answers that are true."""
 
 TASK = "classification"
@@ -69,17 +69,17 @@ CHANGES = {  # name -> the change, the stages that dvc status names
     "a number of the machine": (edit("conf/runtime/default.yaml", "num_workers: 0", "num_workers: 1"), set()),
     "a module of training": (
         comment("src/stepladder/training.py"),
-        each("sweep", "train", "evaluate", of=("zero_shot", "frozen", "lora", "scratch"))),
+        each("sweep", "train", "evaluate", "probe", of=("zero_shot", "frozen", "lora", "scratch"))),
     "a level": (
-        comment("src/stepladder/levels/prompt.py"), each("sweep", "train", "evaluate", of=("zero_shot",))),
+        comment("src/stepladder/levels/prompt.py"), each("sweep", "train", "evaluate", "probe", of=("zero_shot",))),
     "a level that another one builds on": (
         comment("src/stepladder/levels/finetune.py"),
-        each("sweep", "train", "evaluate", of=("frozen", "lora", "scratch"))),
+        each("sweep", "train", "evaluate", "probe", of=("frozen", "lora", "scratch"))),
     "a metric": (comment("src/stepladder/metrics/accuracy.py"), each("score") | {"compare"}),
     "one more metric": (new_metric, each("score") | {"compare"}),
     "a module of records": (
         comment("src/stepladder/records.py"),
-        each("sweep", "train", "evaluate", "score") | {"assign", "compare", "register"}
+        each("sweep", "train", "evaluate", "score", "probe") | {"assign", "compare", "register"}
         | {f"{stage}@sample_reviews" for stage in ("prepare", "split")}
         | {f"{stage}_other@sample_plain_english" for stage in ("prepare", "split")}),
     "the file of a stage": (comment("pipelines/score.py"), each("score")),
@@ -89,10 +89,10 @@ CHANGES = {  # name -> the change, the stages that dvc status names
         {"prepare@sample_reviews", "prepare_other@sample_plain_english"}),
     "one candidate more": (
         with_candidates(lambda rows: rows | {"again": rows["tfidf"]}),
-        each(*STEPS, of=("again",)) | {"compare"}),
-    "one candidate less": (with_candidates(without), {"compare"}),
+        each(*STEPS, of=("again",)) | {"compare", "fetch_probes"}),
+    "one candidate less": (with_candidates(without), {"compare", "fetch_probes"}),
     "another name": (
-        with_candidates(renamed), each(*STEPS, of=("words",)) | {"compare"}),
+        with_candidates(renamed), each(*STEPS, of=("words",)) | {"compare", "fetch_probes"}),
 }  # fmt: skip
 
 

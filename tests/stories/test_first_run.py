@@ -15,7 +15,7 @@ LEVELS = {
     "lora": "finetune",
     "scratch": "pretrain",
 }
-OF_A_CANDIDATE = ("fetch", "sweep", "train", "evaluate", "score")
+OF_A_CANDIDATE = ("fetch", "sweep", "train", "evaluate", "score", "probe")
 OF_A_DATA_SET = ("fetch_data", "prepare", "split")
 QUIET_CPU_S = 15  # of dvc itself, which parses dvc.lock
 
@@ -25,7 +25,7 @@ def test_every_stage_runs_once(story):
     expected = {f"{stage}@{name}" for stage in OF_A_CANDIDATE for name in LEVELS}
     expected |= {f"{stage}@sample_reviews" for stage in OF_A_DATA_SET}
     expected |= {f"{stage}@sample_plain_english" for stage in ("fetch_other", "prepare_other", "split_other")}
-    expected |= {"configure", "assign", "compare", "register"}
+    expected |= {"configure", "assign", "fetch_probes", "compare", "register"}
     assert len(ran) == len(set(ran)) and set(ran) == expected
 
 

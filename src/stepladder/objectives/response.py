@@ -57,7 +57,7 @@ class Objective:
         return {
             **generation.left_pad([e["ids"] for e in examples], self.tokenizer.pad_token_id),
             "answers": [e["answer"] for e in examples],
-            "earlier": [e["earlier"] for e in examples],
+            "earlier": [e.get("earlier", []) for e in examples],
             "labels": torch.tensor([e["label"] for e in examples]),
             "row": torch.tensor([e["row"] for e in examples]),
         }

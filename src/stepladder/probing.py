@@ -1,0 +1,70 @@
+"""Probing: ask a trained candidate what its test set does not, and keep the outcome of each item.
+
+reports/probes/<c>.json: {"retention": {"bits_per_byte": {"value": 1.2, "low": 1.1, "high": 1.3, "num_items": 200}}}
+"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from stepladder import candidates, levels, probes, records, runs, store
+from stepladder.errors import DataError
+from stepladder.probes import Asked
+
+FOLDER = Path("reports", "probes")
+
+
+def run(config: dict) -> None:
+    """Stage probe: write reports/probes/<c>.json and .parquet; both are empty where no probe is chosen."""
+    name, found, tables = config["candidate"], {}, []
+    if config["probe"]:
+        asked = _asked(config)
+        with runs.measured(Path("runs", name, "probe.json")):
+            for probe, settings in config["probe"].items():
+                found[probe], rows = _measured(asked, probe, settings)
+                tables.append(rows.select(pl.lit(probe).alias("probe"), pl.all()))
+    records.write_json(found, FOLDER / f"{name}.json")
+    rows = pl.concat(tables, how="diagonal") if tables else pl.DataFrame(schema={"probe": pl.String})
+    records.write(rows, FOLDER / f"{name}.parquet")
+
+
+def _measured(asked: Asked, probe: str, settings: dict) -> tuple[dict, pl.DataFrame]:
+    print(f"probe {probe}", flush=True)
+    measures, rows = probes.load(probe).measure(asked, **settings)
+    for measure, told in measures.items():
+        if told["value"] is not None:
+            print(f"{probe}: {measure} {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]", flush=True)
+    return measures, rows
+
+
+def _asked(config: dict) -> Asked:
+    name, model = config["candidate"], Path("models", config["candidate"])
+    files = candidates.inputs(config)
+    named = json.loads(Path("inputs", "probes", f"{name}.json").read_text())["files"]
+    assets = json.loads(Path("assets", "probes", f"{name}.json").read_text())["files"]
+    store.verify(model)
+    level = config["level"]["name"]
+    return Asked(
+        level=levels.load(level).load(model),
+        read=lambda part: _known(config, part, files.read(part)),
+        data=candidates.Inputs(named, None, {}).read,
+        archives={probe: _archive(name, asset) for probe, asset in assets.items()},
+        base=files.base if level == "finetune" else None,
+        options={key: config["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": config["seed"]},
+    )
+
+
+def _known(config: dict, part: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a part that the candidate saw: of train perhaps a sample."""
+    return candidates.sample(rows, config["data"]["max_rows"], config["seed"]) if part == "train" else rows
+
+
+def _archive(name: str, asset: dict) -> Path:
+    """Return the archive that was fetched; DataError where a clone has its description alone."""
+    path = store.root() / (asset.get("file") or asset["folder"])
+    command = "dvc repro --force --single-item fetch_probes"
+    if not path.exists():
+        raise DataError(f"{store.shown(path)}: missing, candidate {name} is asked from it; bring it with: {command}")
+    store.require(path, asset["files"], of=f"; bring it again with: {command}")
+    return path
