@@ -15,7 +15,7 @@ NUM_BINS = 15
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
@@ -26,5 +26,5 @@ def counts(predictions: pl.DataFrame) -> np.ndarray:
     return np.hstack([np.eye(NUM_BINS)[bins] * gap[:, None], np.ones((len(gap), 1))])
 
 
-def combine(totals: np.ndarray) -> float:
-    return float(np.abs(totals[:-1]).sum() / totals[-1])
+def combine(totals: np.ndarray) -> np.ndarray:
+    return np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1]

@@ -6,7 +6,7 @@ from stepladder.verdict import number
 
 DASH = "\N{EN DASH}"
 NAMES = {"macro_f1": "macro F1", "mcc": "MCC", "roc_auc": "ROC-AUC", "log_loss": "log-loss", "chrf": "chrF"}
-NAMES |= {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
+NAMES |= {"bleu": "BLEU", "rouge_l": "ROUGE-L", "token_f1": "token F1", "r2": "R²", "brier": "Brier score"}
 
 
 def count(value: float | None) -> str:
