@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, splits, verdict
+from stepladder import leaderboard, metrics, splits, statistics, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 from stepladder.report import text
@@ -138,6 +139,58 @@ def test_rows_are_ranked_on_validation_and_scored_on_test(board: dict) -> None:
     assert full["difference"]["low"] > 0 and board["decision"]["best_baseline"] == "tfidf"
     assert board["registration"]["passed"] and board["registration"]["candidate"] == "full"
     assert board["verdict"].startswith("Fine-tuning is enough: candidate full reaches accuracy 0.87")
+
+
+@pytest.mark.capability(29)
+def test_every_pair_is_tested_and_the_letters_and_differences_say_the_same(board: dict) -> None:
+    names = [row["candidate"] for row in board["rows"]]
+    assert [(pair["a"], pair["b"]) for pair in board["pairs"]] == list(itertools.combinations(names, 2))
+    letters = {row["candidate"]: set(row["group"]) for row in board["rows"]}
+    for pair in board["pairs"]:
+        assert pair["p_holm"] >= pair["p_value"] and pair["test"] == "McNemar"
+        assert bool(letters[pair["a"]] & letters[pair["b"]]) == (pair["p_holm"] > 0.05)
+    worst = board["rows"][-1]
+    assert (worst["candidate"], worst["difference"]["b"]) == ("majority", "tfidf")
+    assert worst["difference"]["high"] < 0 and worst["difference"]["difference"] < 0
+    (pair,) = [pair for pair in board["pairs"] if {pair["a"], pair["b"]} == {"majority", "tfidf"}]
+    assert (pair["low"], pair["high"]) == (-worst["difference"]["high"], -worst["difference"]["low"])
+
+
+@pytest.mark.capability(29)
+def test_every_metric_of_a_row_has_the_interval_that_it_has_alone(root: Path, board: dict) -> None:
+    full = board["rows"][0]
+    assert full["intervals"].keys() == full["metrics"]["test"].keys()
+    frame = pl.read_parquet(root / "predictions/test/full.parquet").sort("id")
+    for metric in ("accuracy", "macro_f1", "roc_auc"):
+        expected = statistics.interval(frame, metric, confidence=0.95, num_resamples=200, seed=42)
+        assert full["intervals"][metric] == pytest.approx(expected)
+    assert (full["score"]["low"], full["score"]["high"]) == tuple(full["intervals"]["accuracy"])
+
+
+def test_rows_that_differ_in_their_seed_alone_are_one_candidate_at_several_seeds(tmp_path) -> None:
+    names = ("tfidf", "full", "lora", "frozen")
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=names)
+    settings = yaml.safe_load((tmp_path / "build/full.yaml").read_text())
+    for seed, name in enumerate(names[1:]):
+        own = {"candidate": name, "seed": seed, "overrides": [f"seed={seed}"]}
+        save(tmp_path / f"build/{name}.yaml", settings | own | ({"method": {"r": 1}} if name == "frozen" else {}))
+    board = leaderboard.assemble(tmp_path, config)
+    by_name = {row["candidate"]: row["score"] for row in board["rows"]}
+    (spread,) = board["seeds"]
+    assert dict(zip(spread["candidates"], spread["seeds"], strict=True)) == {"full": 0, "lora": 1}
+    values = [by_name[name]["test"] for name in ("full", "lora")]
+    assert spread["test"] == pytest.approx({"mean": np.mean(values), "deviation": np.std(values, ddof=1)})
+
+
+@pytest.mark.capability(30)
+def test_a_candidate_is_on_the_front_of_a_price_where_none_is_better_for_as_little(board: dict) -> None:
+    paid = {row["candidate"]: board["prices"][row["candidate"]] for row in board["rows"]}
+    scores = {row["candidate"]: row["score"]["test"] for row in board["rows"]}
+    seconds = {name: price["train_seconds"] + (price["sweep_seconds"] or 0) for name, price in paid.items()}
+    for name, price in paid.items():
+        others = [other for other in paid if scores[other] >= scores[name] and seconds[other] <= seconds[name]]
+        assert ("training" in price["best_at_price_of"]) == (others == [name])
+    assert "training" in paid["full"]["best_at_price_of"] and "training" not in paid["lora"]["best_at_price_of"]
 
 
 def test_a_row_says_what_it_cost(board: dict) -> None:

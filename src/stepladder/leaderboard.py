@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import yaml
 
-from stepladder import metrics, predictions, runs, speech, splits, statistics, store, verdict
+from stepladder import comparison, metrics, predictions, runs, speech, splits, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
@@ -74,6 +75,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     _refuse_without_baseline(board, scored)
     with speech.during(f"comparing {len(scored)} candidates, {board['gate']['num_resamples']:,} resamples each"):
         board |= _compared(root, board, scored)
+    for name, fronts in comparison.fronts(board).items():
+        board["prices"][name]["best_at_price_of"] = fronts
     return board | _judged(board)
 
 
@@ -148,23 +151,19 @@ def _refuse_older_inputs(root: Path, config: dict) -> None:
 
 
 def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
-    """Return what needs all rows of the scored data set: ranks, intervals, differences, decision, verdict."""
-    metric, gate = board["metric"], board["gate"]
-    frames = {name: _predictions(root, name, board["task"]) for name in (row["candidate"] for row in rows)}
-    options = {name: gate[name] for name in ("confidence", "num_resamples")} | {"seed": board["seed"]}
+    """Return what needs all rows of the scored data set: ranks, intervals, pairs, groups, decision."""
+    frames = {row["candidate"]: _predictions(root, row["candidate"], board["task"]) for row in rows}
     for row in rows:
-        row["score"] = _score(row, frames[row["candidate"]], metric, options)
-
-    def compare(a: str, b: str) -> dict[str, float]:
-        return statistics.paired_difference((frames[a], frames[b]), metric, **options)
-
+        row["score"] = _score(row, frames[row["candidate"]], board["metric"])
     rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
+    found = comparison.of(rows, frames, board)
     baseline = next((row["candidate"] for row in rows if row["level"] == "baseline"), None)
-    for rank, row in enumerate(rows, start=1):
-        row["rank"] = rank
-        row["difference"] = compare(row["candidate"], baseline) if baseline not in (None, row["candidate"]) else None
-    decision = verdict.decide(rows, compare, min_difference=gate["min_difference"]) if baseline else None
-    return {"rows": rows, "decision": decision, "num_test_rows": max(map(len, frames.values()), default=0)}
+    for row in rows:
+        alone = baseline in (None, row["candidate"])
+        row["difference"] = None if alone else comparison.between(found["pairs"], row["candidate"], baseline)
+    compare = partial(comparison.between, found["pairs"])
+    decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"]) if baseline else None
+    return found | {"rows": rows, "decision": decision, "num_test_rows": max(map(len, frames.values()), default=0)}
 
 
 def _judged(board: dict) -> dict:
@@ -200,6 +199,8 @@ def _row(root: Path, name: str) -> dict:
         "model": config["model"]["name"],
         "method": _method(config),
         "data": config["data"]["name"],
+        "seed": config.get("seed"),
+        "settings": _settings(config),
         "metrics": {part: scores[part] for part in ("val", "test")},
         "num_rows": scores["num_rows"],
         **{key: facts.get(key) for key in FACTS},
@@ -208,14 +209,20 @@ def _row(root: Path, name: str) -> dict:
     }
 
 
+def _settings(config: dict) -> str:
+    """Return a digest of all that a candidate is but its name and seed."""
+    rest = {key: value for key, value in config.items() if key not in ("candidate", "seed", "overrides")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _method(config: dict) -> str | None:
     """Return the method's name (peft.LoraConfig is lora), at level prompt the prompt's, else None."""
     section = config.get("method") or config.get("prompt") or {}
     return section.get("name") or section.get("_target_", "").split(".")[-1].removesuffix("Config").lower() or None
 
 
-def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
-    """Return {val, test, low, high}; DataError when the saved score is not that of the saved predictions."""
+def _score(row: dict, frame: pl.DataFrame, metric: str) -> dict:
+    """Return {val, test}; DataError when the saved score is not that of the saved predictions."""
     place = f"metrics/{row['candidate']}.json"
     val, test = (row["metrics"][part].get(metric) for part in ("val", "test"))
     if val is None or test is None:
@@ -223,8 +230,7 @@ def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
     measured = metrics.load(metric).compute(frame)
     if abs(measured - test) > 1e-9 * max(1, abs(test)):
         raise DataError(f"{place}: test/{metric} is {test}, the saved predictions give {measured}; {row['command']}")
-    low, high = statistics.interval(frame, metric, **options)
-    return {"val": val, "test": test, "low": low, "high": high}
+    return {"val": val, "test": test}
 
 
 def _price(root: Path, row: dict) -> dict:

@@ -86,11 +86,17 @@ def against_the_rest(predictions: pl.DataFrame) -> list[tuple[np.ndarray, np.nda
     return [(probabilities[:, label], true == label) for label in positives]
 
 
-def summed(times: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return how often each distinct value, ascending, is chosen; (choices, rows), (rows,) give (choices, values)."""
+def summed(times: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often rows of each distinct value, ascending, count: chosen ones and others, each (choices, values).
+
+    times: how often each row counts, (choices, rows); values and chosen (0 or 1): (rows,).
+    """
     order = np.argsort(values, kind="stable")
     first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-    return np.add.reduceat(times[:, order], first, axis=1)
+    sorted_times = np.take(times, order, axis=1)
+    hits = sorted_times * chosen[order]
+    both = hits, sorted_times - hits
+    return both if len(first) == len(order) else tuple(np.add.reduceat(part, first, axis=1) for part in both)
 
 
 def marked(predictions: pl.DataFrame, column: str) -> np.ndarray:

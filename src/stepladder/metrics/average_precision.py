@@ -23,9 +23,10 @@ def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
 
 
 def _area(times: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    hits = summed(times * positive, scores)[:, ::-1]  # (choices, distinct scores), the highest first
-    answered = np.cumsum(summed(times, scores)[:, ::-1], axis=1)
-    precision = np.divide(np.cumsum(hits, axis=1), answered, out=np.zeros(answered.shape), where=answered > 0)
-    true = hits.sum(axis=1)
+    hits, others = (part[:, ::-1] for part in summed(times, scores, positive))  # (choices, distinct scores), best first
+    found = np.cumsum(hits, axis=1)
+    answered = found + np.cumsum(others, axis=1)
+    precision = np.divide(found, answered, out=np.zeros(answered.shape), where=answered > 0)
+    true = found[:, -1]
     area = np.divide((hits * precision).sum(axis=1), true, out=np.full(len(true), np.nan), where=true > 0)
-    return np.where(true < times.sum(axis=1), area, np.nan)
+    return np.where(true < answered[:, -1], area, np.nan)

@@ -24,7 +24,7 @@ def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
 
 
 def _area(times: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    hits, others = (summed(times * chosen, scores) for chosen in (positive, ~positive))  # (choices, distinct scores)
+    hits, others = summed(times, scores, positive)  # (choices, distinct scores)
     below = np.cumsum(others, axis=1) - others / 2  # a tie counts half
     pairs = hits.sum(axis=1) * others.sum(axis=1)
     return np.divide((hits * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)

@@ -27,6 +27,7 @@ def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
 
 def _ranks(times: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return each row's rank less the mean rank, in each choice."""
-    sums, place = summed(times, values), np.unique(values, return_inverse=True)[1]
+    sums, _ = summed(times, values, np.ones(len(values)))
+    place = np.unique(values, return_inverse=True)[1]
     ranks = np.cumsum(sums, axis=1) - (sums - 1) / 2
     return ranks[:, place] - (times.sum(axis=1, keepdims=True) + 1) / 2

@@ -81,13 +81,14 @@ def _line(row: dict, price: dict, names: list[str]) -> dict:
     score, difference = row.get("score") or {}, row.get("difference") or {}
     parts = row.get("metrics") or {"val": {}, "test": {}}
     return {
-        **{key: row.get(key) for key in ("rank", "candidate", "level", "model", "method", "data")},
+        **{key: row.get(key) for key in ("rank", "candidate", "level", "model", "method", "data", "seed", "group")},
         "status": f"failed at {row['stage']}" if "stage" in row else "measured",
         **{key: score.get(key) for key in ("val", "test", "low", "high")},
         "difference": difference.get("difference"),
         "difference_low": difference.get("low"),
         "difference_high": difference.get("high"),
         "p_value": difference.get("p_value"),
+        "p_holm": difference.get("p_holm"),
         **{key: row.get(key) for key in FACTS},
         **{key: price.get(key) for key in PRICES},
         **{f"{part}/{name}": parts[part].get(name) for part in ("val", "test") for name in names},
