@@ -1,7 +1,6 @@
 """The leaderboard: rows from files, choices on validation, an honest verdict, and files that people can read."""
 
 import csv
-import hashlib
 import itertools
 import json
 import os
@@ -15,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, splits, statistics, verdict
+from stepladder import leaderboard, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 from stepladder.report import text
@@ -36,7 +35,7 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
 def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
     """Write the files that the stages of the default story leave behind; return the configuration of compare."""
     for name in ("reviews", "plain_english"):
-        data_set(root, name)
+        data_set(root, name, num_rows)
     for name in names:
         candidate(root, name, num_rows=num_rows)
     gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0}
@@ -46,18 +45,24 @@ def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: t
     return config
 
 
-def data_set(root: Path, name: str) -> None:
-    """Write the files that the stages of a data set leave behind; nothing here reads the rows in them."""
+def data_set(root: Path, name: str, num_rows: int) -> None:
+    """Write the files that the stages of a data set leave behind; of them only the test part is read here."""
     save(root / f"build/data/{name}.yaml", {"data": {"name": name}})
     save(root / f"assets/data/{name}.json", {"name": name, "files": {}})
     for part in ("records", *splits.PARTS):
         save(root / f"data/{name}/{part}.parquet", part)
+    frame = answers("test", num_rows, 0.5, 0)
+    words = np.random.default_rng(num_rows).integers(1, 30, num_rows)
+    inputs = [f"{' '.join(['word'] * count)} {row}" for row, count in enumerate(words)]
+    columns = {"input": inputs, "source": ["movie" if row % 3 else "tweets" for row in range(num_rows)]}
+    frame = frame.select("id", "target").with_columns(**{key: pl.Series(value) for key, value in columns.items()})
+    frame.with_columns(group=pl.lit(None, pl.String)).write_parquet(root / f"data/{name}/test.parquet")
 
 
-def assigned(data: str) -> dict:
+def assigned(root: Path, data: str) -> dict:
     """Return what stage assign notes of the files of `data_set`."""
     paths = {part: f"data/{data}/{part}.parquet" for part in splits.PARTS}
-    files = {part: {"path": path, "sha256": hashlib.sha256(part.encode()).hexdigest()} for part, path in paths.items()}
+    files = {part: {"path": path, "sha256": store.sha256(root / path)} for part, path in paths.items()}
     return {"data": data, **files, "corpus": None}
 
 
@@ -85,7 +90,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     (root / f"state/store/models/{model}").mkdir(parents=True, exist_ok=True)
     (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
-    save(root / f"inputs/{name}.json", assigned(data))
+    save(root / f"inputs/{name}.json", assigned(root, data))
     save(root / f"tuned/{name}.yaml", {"sections": {}, **({"key": "searched"} if name == "lora" else {})})
     cost = {"key": "trained", "seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
     save(root / f"runs/{name}/train.json", cost)
@@ -291,6 +296,7 @@ def test_a_table_without_a_baseline_is_refused(tmp_path) -> None:
 
 def test_rows_on_another_data_set_stand_apart(tmp_path) -> None:
     config = story(tmp_path, num_rows=60, names=("tfidf", "full", "lora"))
+    data_set(tmp_path, "reviews_all", 60)
     candidate(tmp_path, "lora", num_rows=60, data="reviews_all")
     board = leaderboard.assemble(tmp_path, config)
     assert [row["candidate"] for row in board["elsewhere"]] == ["lora"]

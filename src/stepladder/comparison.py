@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import polars as pl
 
-from stepladder import significance, statistics
+from stepladder import significance, slices, statistics
 
 PRICES = {  # what is paid -> how it follows from a row of `prices`; None where it was not measured
     "training": lambda price: _sum(price["sweep_seconds"] or 0, price["train_seconds"]),
@@ -18,29 +18,33 @@ PRICES = {  # what is paid -> how it follows from a row of `prices`; None where 
 }
 
 
-def of(rows: list[dict], frames: dict[str, pl.DataFrame], board: dict) -> dict:
-    """Return {pairs, seeds} and put rank, intervals, group and the ends of the score into rows, ranked ones.
+def of(rows: list[dict], frames: dict[str, pl.DataFrame], *, board: dict, records: pl.DataFrame) -> dict:
+    """Return {pairs, seeds, slices} and put rank, group, intervals, difference and the score's ends into ranked rows.
 
-    frames: test predictions of each candidate; board: seed, metric, gate {confidence, num_resamples}.
+    frames: test predictions of each candidate; records: the test split; board: seed, task, metric, gate. difference:
+    the row of `pairs` about a candidate and the best baseline, None where there is no other.
     """
     if not rows:
-        return {"pairs": [], "seeds": []}
+        return {"pairs": [], "seeds": [], "slices": []}
     metric, confidence = board["metric"], board["gate"]["confidence"]
     options = {"num_resamples": board["gate"]["num_resamples"], "seed": board["seed"]}
     names = [row["candidate"] for row in rows]
     frames = dict(zip(names, statistics.aligned([frames[name] for name in names]), strict=True))
-    found = {row["candidate"]: {} for row in rows}
+    found = {name: {} for name in names}
     wanted = {(name, key): (key, frames[name]) for name, key in _defined(rows)}
     for (name, key), number in statistics.resampled(wanted, **options).items():
         found[name][key] = number
     decisive = {name: found[name][metric] for name in names}
     pairs = significance.pairs(frames, decisive, metric, confidence=confidence, **options)
     groups = significance.groups(names, pairs, confidence=confidence)
+    baseline = next((row["candidate"] for row in rows if row["level"] == "baseline"), None)
     for rank, row in enumerate(rows, start=1):
-        ends = {key: statistics.ends(number, confidence) for key, number in found[row["candidate"]].items()}
-        row |= {"rank": rank, "group": groups[row["candidate"]], "intervals": ends}
+        name = row["candidate"]
+        ends = {key: statistics.ends(number, confidence) for key, number in found[name].items()}
+        row |= {"rank": rank, "group": groups[name], "intervals": ends}
+        row["difference"] = None if baseline in (None, name) else between(pairs, name, baseline)
         row["score"] |= dict(zip(("low", "high"), ends[metric], strict=True))
-    return {"pairs": pairs, "seeds": seeds(rows)}
+    return {"pairs": pairs, "seeds": seeds(rows), "slices": slices.of(frames, records, board, baseline)}
 
 
 def between(pairs: list[dict], a: str, b: str) -> dict:

@@ -14,15 +14,17 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import comparison, metrics, predictions, runs, speech, splits, store, verdict
+from stepladder import calibration, comparison, diagnosis, metrics, predictions, runs, speech, splits, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
 TRACKED = ("seed", "data", "task", "gate", "candidates", "code")  # keys of build/compare/compare.yaml
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+TEST = "data/{0}/test.parquet"
 READ = (
     ("configure", "build/{0}.yaml"),
     ("train", "models/{0}/stepladder.json"),
+    ("train", "predictions/val/{0}.parquet"),
     ("evaluate", "predictions/test/{0}.parquet"),
     ("score", "metrics/{0}.json"),
 )
@@ -31,9 +33,7 @@ PLOT = (  # a stage that fails leaves none of its files behind, but those of lat
     ("fetch", "assets/{0}.json"),
     ("assign", "inputs/{0}.json"),
     ("sweep", "tuned/{0}.yaml"),
-    ("train", "models/{0}/stepladder.json"),
-    ("train", "predictions/val/{0}.parquet"),
-    *READ[2:],
+    *READ[1:],
 )
 OF_DATA = (
     ("fetch_data", "assets/data/{0}.json"),
@@ -84,6 +84,7 @@ def inputs(root: Path, config: dict) -> dict[str, str]:
     """Return {path: sha256} of what determines a leaderboard, as far as it is there: what stage compare tracks."""
     settings = json.dumps({key: config.get(key) for key in TRACKED}, sort_keys=True).encode()
     pieces = [path.format(name) for name in config["candidates"] for stage, path in READ if stage != "configure"]
+    pieces.append(TEST.format(config["data"]["name"]))
     contents = {path: (root / path).read_bytes() for path in pieces if (root / path).exists()}
     contents["build/compare/compare.yaml"] = settings
     return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
@@ -151,19 +152,27 @@ def _refuse_older_inputs(root: Path, config: dict) -> None:
 
 
 def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
-    """Return what needs all rows of the scored data set: ranks, intervals, pairs, groups, decision."""
-    frames = {row["candidate"]: _predictions(root, row["candidate"], board["task"]) for row in rows}
+    """Return what needs the predictions of the scored data set: ranks, intervals, pairs, slices, errors, decision."""
+    records = pl.read_parquet(root / TEST.format(board["data"]))
+    frames = {
+        row["candidate"]: predictions.read_parts(root / "predictions", row["candidate"], board["task"]) for row in rows
+    }
+    tests = {name: parts["test"] for name, parts in frames.items()}
     for row in rows:
-        row["score"] = _score(row, frames[row["candidate"]], board["metric"])
+        name = row["candidate"]
+        row["score"] = _score(row, tests[name], board["metric"])
+        row["curves"] = diagnosis.curves(root / f"models/{name}/history.jsonl")
+        row["examples"] = diagnosis.examples(tests[name], records, board["task"])
+        if board["task"] == "classification":
+            row["confusion"] = diagnosis.confusion(tests[name])
+            row["calibration"] = calibration.of(frames[name]["val"], tests[name])
     rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
-    found = comparison.of(rows, frames, board)
-    baseline = next((row["candidate"] for row in rows if row["level"] == "baseline"), None)
-    for row in rows:
-        alone = baseline in (None, row["candidate"])
-        row["difference"] = None if alone else comparison.between(found["pairs"], row["candidate"], baseline)
-    compare = partial(comparison.between, found["pairs"])
-    decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"]) if baseline else None
-    return found | {"rows": rows, "decision": decision, "num_test_rows": max(map(len, frames.values()), default=0)}
+    found = comparison.of(rows, tests, board=board, records=records)
+    decision = None
+    if any(row["level"] == "baseline" for row in rows):
+        compare = partial(comparison.between, found["pairs"])
+        decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"])
+    return found | {"rows": rows, "decision": decision, "num_test_rows": len(records) if rows else 0}
 
 
 def _judged(board: dict) -> dict:
@@ -254,10 +263,6 @@ def _elsewhere(base: str | None) -> bool:
 def _size(path: Path) -> int | None:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) if files else None
-
-
-def _predictions(root: Path, name: str, task: str) -> pl.DataFrame:
-    return predictions.read(root / f"predictions/test/{name}.parquet", task)
 
 
 def _command(name: str) -> str:
