@@ -15,7 +15,7 @@ def test_confusions_equal_scikit_learns() -> None:
 
     frame = classified(2, 80)
     expected = confusion_matrix(frame["target"].to_list(), frame["answer"].to_list(), labels=["no", "perhaps", "yes"])
-    assert diagnosis.confusion(frame) == expected.tolist()
+    assert diagnosis.confusion(frame, ["no", "perhaps", "yes"]) == expected.tolist()
 
 
 def inputs(frame: pl.DataFrame) -> pl.DataFrame:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -16,8 +17,8 @@ import yaml
 
 from stepladder import leaderboard, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
+from stepladder.report import evidence, text
 from stepladder.report import leaderboard as report
-from stepladder.report import text
 
 CANDIDATES = {  # level, model, method or prompt, share of right answers, parameters, trained, seconds
     "majority": ("baseline", "majority", None, 0.505, 0, 0, 0.4),
@@ -404,9 +405,9 @@ def test_verdict_is_typed_by_hand(tmp_path) -> None:
 def test_equal_boards_give_equal_bytes(board: dict, tmp_path) -> None:
     for place in ("one", "two"):
         report.write(json.loads(json.dumps(board)), tmp_path / place)
-    for suffix in ("json", "csv", "html", "png"):
+    for suffix in ("json", "csv", "md", "html", "png"):
         one, two = ((tmp_path / place / f"leaderboard.{suffix}").read_bytes() for place in ("one", "two"))
-        assert one == two and len(one) < 300_000
+        assert one == two and len(one) < 500_000
 
 
 def test_the_csv_has_a_row_for_each_candidate_and_no_formulas(board: dict, tmp_path) -> None:
@@ -438,13 +439,54 @@ def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     tags = Page(html).tags
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
     assert ("html", {"lang": "en"}) in tags and "prefers-color-scheme: dark" in html
-    assert not [attrs for _, attrs in tags if {"src", "href"} & set(attrs)]
+    places = {attrs["id"] for _, attrs in tags if "id" in attrs}
+    assert not [attrs for _, attrs in tags if "src" in attrs]
+    assert {attrs["href"].removeprefix("#") for _, attrs in tags if "href" in attrs} <= places
     assert "http" not in html and "url(" not in html
     assert all("scope" in attrs for tag, attrs in tags if tag == "th")
     count = [tag for tag, _ in tags].count
     assert count("table") == count("caption") >= 4 and count("h1") == 1
     assert all("aria-label" in attrs or "aria-hidden" in attrs for tag, attrs in tags if tag == "svg")
     assert board["claim"] in html and board["evidence"][1:] in html
+
+
+@pytest.mark.capability(49)
+def test_the_page_shows_what_stands_behind_the_table(board: dict) -> None:
+    board = json.loads(json.dumps(board))
+    board["rows"][0]["curves"] = {
+        "train/loss": [[1, 0.7], [2, 0.5]],
+        "val/loss": [[2, 0.6]],
+        "val/accuracy": [[2, 0.8]],
+    }
+    html = report.page(board)
+    titles = re.findall(r"<h2 id=\"(\w+)\"", html)
+    assert {"pairs", "price", "curves", "calibration", "slices", "confusion", "examples"} <= set(titles)
+    assert len(titles) == len(set(titles)) and html.count('<svg class="plot"') == 4 + 1 + 9
+    assert html.count("source: movie") == len(report.metric_names(board)) and "letters" in html.lower()
+    worst = board["rows"][0]["examples"]["worst"][0]
+    assert worst["id"] in html and text.score(worst["answer_probability"]) in html
+    assert "validation accuracy 0.800" in " ".join(html.split())
+
+
+def test_the_drawings_lie_inside_their_frames_and_their_names_on_no_other(board: dict) -> None:
+    for one in evidence.prices(board):
+        for point in one["points"]:
+            assert (
+                0 <= point["x"] <= evidence.WIDTH and 0 <= min(point["ends"]) <= max(point["ends"]) <= evidence.HEIGHT
+            )
+        places = [(point["label_x"], point["label_y"]) for point in one["points"]]
+        assert len(set(places)) == len(places) == 9
+        assert all(len(one["plot"].x.ticks()) >= 1 for one in evidence.prices(board))
+    assert evidence.Scale([0.001, 100.0], logarithmic=True).ticks() == pytest.approx([0.001, 0.01, 0.1, 1, 10, 100])
+
+
+def test_the_markdown_table_has_a_row_for_each_candidate_and_its_letters(board: dict) -> None:
+    lines = report.markdown(board).splitlines()
+    assert lines[0] == board["verdict"]
+    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    assert {len(line) for line in [table[0], *table[2:]]} == {9} and len(table) == 11
+    for row, line in zip(board["rows"], table[2:], strict=True):
+        assert line[1] == row["candidate"] and line[6] == row["group"] and line[4] == text.score(row["score"]["test"])
 
 
 def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) -> None:
@@ -456,7 +498,7 @@ def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) 
 
 @pytest.mark.parametrize("ends", [(0.5, 0.9), (45.0, 46.2), (0.87, 0.87), (-0.3, 1e-4), (0.0, 100.0)])
 def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
-    scale = report.Scale(list(ends))
+    scale = evidence.Scale(list(ends))
     assert 3 <= len(scale.ticks()) <= 8 and all(scale.low <= tick <= scale.high for tick in scale.ticks())
     assert all(0 <= float(scale.at(end).rstrip("%")) <= 100 for end in ends)
 
@@ -464,6 +506,8 @@ def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
 def test_numbers_are_written_as_people_read_them() -> None:
     assert [text.count(value) for value in (0, 770, 24_310, 134_515_008)] == ["0", "770", "24.3 k", "135 M"]
     assert [text.seconds(value) for value in (0.42, 42, 150, 3900)] == ["0.4 s", "42 s", "2 min 30 s", "1 h 05 min"]
+    assert [text.seconds(value) for value in (0, 0.0025, 0.09)] == ["0.0 s", "2.5 ms", "90 ms"]
+    assert [text.chance(value) for value in (None, 1e-9, 0.0312, 1)] == [text.DASH, "<0.001", "0.031", "1.000"]
     assert {text.count(None), text.seconds(None), text.size(None), text.score(None)} == {text.DASH}
     assert [text.size(value) for value in (512, 1_500_000)] == ["512 B", "1.5 MB"]
     assert verdict.number(45.26) == "45.3" and text.gain(-0.0512) == "\N{MINUS SIGN}0.051"

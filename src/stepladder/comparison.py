@@ -71,15 +71,21 @@ def seeds(rows: list[dict]) -> list[dict]:
     ]  # fmt: skip
 
 
-def fronts(board: dict) -> dict[str, list[str]]:
-    """Return for each candidate the prices at which none is better for as little, nor as good for less (Pareto)."""
-    sign, found = 1 if board["greater_is_better"] else -1, {row["candidate"]: [] for row in board["rows"]}
+def worth(board: dict) -> dict[str, dict]:
+    """Return {paid: {price: cost}, best_at_price_of: prices} of each candidate, from the rows and prices of a board.
+
+    It is best at a price where none is better for as little, nor as good for less (Pareto).
+    """
+    sign, rows = 1 if board["greater_is_better"] else -1, {row["candidate"]: row for row in board["rows"]}
+    found = {name: {"paid": {}, "best_at_price_of": []} for name in rows}
     for kind, price in PRICES.items():
-        paid = {row["candidate"]: (price(board["prices"][row["candidate"]]), row) for row in board["rows"]}
-        points = {name: (cost, -sign * row["score"]["test"]) for name, (cost, row) in paid.items() if cost is not None}
+        for name in rows:
+            found[name]["paid"][kind] = price(board["prices"][name])
+        paid = {name: found[name]["paid"][kind] for name in rows if found[name]["paid"][kind] is not None}
+        points = {name: (cost, -sign * rows[name]["score"]["test"]) for name, cost in paid.items()}
         for name, point in points.items():
             beaten = any(at != point and at[0] <= point[0] and at[1] <= point[1] for at in points.values())
-            found[name] += [] if beaten else [kind]
+            found[name]["best_at_price_of"] += [] if beaten else [kind]
     return found
 
 

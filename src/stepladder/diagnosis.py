@@ -3,15 +3,16 @@
 Rows are judged by one number each, the smaller the better: `COSTS`.
 """
 
+import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from stepladder import metrics
-from stepladder.predictions import indices, labels, matrix
+from stepladder.predictions import indices, matrix
 
 COSTS = {  # task -> the metric whose rows say how bad an answer is, or how good
     "classification": "log_loss",
@@ -35,11 +36,12 @@ def curves(history: Path) -> dict[str, list[list[float]]]:
     return {name: [found[name][place] for place in places] for name, places in sorted(thin.items())}
 
 
-def confusion(predictions: pl.DataFrame) -> list[list[int]]:
-    """Return how many rows of each label (first index) got each answer (second), in the order of the labels."""
-    size = len(labels(predictions))
-    pairs = size * indices(predictions, "target") + indices(predictions, "answer")
-    return np.bincount(pairs, minlength=size**2).reshape(size, size).tolist()
+def confusion(predictions: pl.DataFrame, labels: list[str]) -> list[list[int]]:
+    """Return how many rows of each label (first index) got each answer (second), in the order of `labels`."""
+    counts = dict.fromkeys(itertools.product(labels, labels), 0) | Counter(
+        predictions.select("target", "answer").iter_rows()
+    )
+    return [[counts[target, answer] for answer in labels] for target in labels]
 
 
 def examples(predictions: pl.DataFrame, rows: pl.DataFrame, task: str) -> dict[str, list[dict]]:

@@ -75,8 +75,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     _refuse_without_baseline(board, scored)
     with speech.during(f"comparing {len(scored)} candidates, {board['gate']['num_resamples']:,} resamples each"):
         board |= _compared(root, board, scored)
-    for name, fronts in comparison.fronts(board).items():
-        board["prices"][name]["best_at_price_of"] = fronts
+    for name, worth in comparison.worth(board).items():
+        board["prices"][name] |= worth
     return board | _judged(board)
 
 
@@ -158,13 +158,14 @@ def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
         row["candidate"]: predictions.read_parts(root / "predictions", row["candidate"], board["task"]) for row in rows
     }
     tests = {name: parts["test"] for name, parts in frames.items()}
+    labels = predictions.labels(next(iter(tests.values()))) if board["task"] == "classification" and rows else []
     for row in rows:
         name = row["candidate"]
         row["score"] = _score(row, tests[name], board["metric"])
         row["curves"] = diagnosis.curves(root / f"models/{name}/history.jsonl")
         row["examples"] = diagnosis.examples(tests[name], records, board["task"])
         if board["task"] == "classification":
-            row["confusion"] = diagnosis.confusion(tests[name])
+            row["confusion"] = diagnosis.confusion(tests[name], labels)
             row["calibration"] = calibration.of(frames[name]["val"], tests[name])
     rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
     found = comparison.of(rows, tests, board=board, records=records)
@@ -172,7 +173,8 @@ def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
     if any(row["level"] == "baseline" for row in rows):
         compare = partial(comparison.between, found["pairs"])
         decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"])
-    return found | {"rows": rows, "decision": decision, "num_test_rows": len(records) if rows else 0}
+    num_rows = len(records) if rows else 0
+    return found | {"rows": rows, "decision": decision, "labels": labels, "num_test_rows": num_rows}
 
 
 def _judged(board: dict) -> dict:
