@@ -1,6 +1,6 @@
 """Compare: everything that was measured -> one leaderboard with intervals, prices and a verdict.
 
-python -m pipelines.compare -cd build/compare -cn compare        reports/leaderboard.{json,csv,html,png}
+python -m pipelines.compare -cd build/compare -cn compare        reports/leaderboard.{json,csv,md,html,png}
 """
 
 from pathlib import Path

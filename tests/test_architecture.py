@@ -22,9 +22,10 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
-    "combining leaderboard work splits prompts assets fingerprints dialects report tokens",
-    "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
-    " integrity speech conversations",
+    "calibration combining comparison diagnosis leaderboard slices work splits prompts assets fingerprints dialects"
+    " report tokens",
+    "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
+    " schema store integrity speech conversations",
     "disk numerics targets",
     "errors interruption",
 )

@@ -1,9 +1,10 @@
 """The leaderboard: rows from files, choices on validation, an honest verdict, and files that people can read."""
 
 import csv
-import hashlib
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,10 +15,10 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, splits, verdict
+from stepladder import leaderboard, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
+from stepladder.report import evidence, text
 from stepladder.report import leaderboard as report
-from stepladder.report import text
 
 CANDIDATES = {  # level, model, method or prompt, share of right answers, parameters, trained, seconds
     "majority": ("baseline", "majority", None, 0.505, 0, 0, 0.4),
@@ -37,7 +38,7 @@ RISKS = {"retention": {"gain": {"value": -0.025, "low": -0.031, "high": -0.018, 
 def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
     """Write the files that the stages of the default story leave behind; return the configuration of compare."""
     for name in ("reviews", "plain_english"):
-        data_set(root, name)
+        data_set(root, name, num_rows)
     for name in names:
         candidate(root, name, num_rows=num_rows)
     gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0}
@@ -47,18 +48,24 @@ def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: t
     return config
 
 
-def data_set(root: Path, name: str) -> None:
-    """Write the files that the stages of a data set leave behind; nothing here reads the rows in them."""
+def data_set(root: Path, name: str, num_rows: int) -> None:
+    """Write the files that the stages of a data set leave behind; of them only the test part is read here."""
     save(root / f"build/data/{name}.yaml", {"data": {"name": name}})
     save(root / f"assets/data/{name}.json", {"name": name, "files": {}})
     for part in ("records", *splits.PARTS):
         save(root / f"data/{name}/{part}.parquet", part)
+    frame = answers("test", num_rows, 0.5, 0)
+    words = np.random.default_rng(num_rows).integers(1, 30, num_rows)
+    inputs = [f"{' '.join(['word'] * count)} {row}" for row, count in enumerate(words)]
+    columns = {"input": inputs, "source": ["movie" if row % 3 else "tweets" for row in range(num_rows)]}
+    frame = frame.select("id", "target").with_columns(**{key: pl.Series(value) for key, value in columns.items()})
+    frame.with_columns(group=pl.lit(None, pl.String)).write_parquet(root / f"data/{name}/test.parquet")
 
 
-def assigned(data: str) -> dict:
+def assigned(root: Path, data: str) -> dict:
     """Return what stage assign notes of the files of `data_set`."""
     paths = {part: f"data/{data}/{part}.parquet" for part in splits.PARTS}
-    files = {part: {"path": path, "sha256": hashlib.sha256(part.encode()).hexdigest()} for part, path in paths.items()}
+    files = {part: {"path": path, "sha256": store.sha256(root / path)} for part, path in paths.items()}
     return {"data": data, **files, "corpus": None, "mixture": {}}
 
 
@@ -86,7 +93,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     (root / f"state/store/models/{model}").mkdir(parents=True, exist_ok=True)
     (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
-    save(root / f"inputs/{name}.json", assigned(data))
+    save(root / f"inputs/{name}.json", assigned(root, data))
     save(root / f"tuned/{name}.yaml", {"sections": {}, **({"key": "searched"} if name == "lora" else {})})
     cost = {"key": "trained", "seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
     save(root / f"runs/{name}/train.json", cost)
@@ -141,6 +148,58 @@ def test_rows_are_ranked_on_validation_and_scored_on_test(board: dict) -> None:
     assert full["difference"]["low"] > 0 and board["decision"]["best_baseline"] == "tfidf"
     assert board["registration"]["passed"] and board["registration"]["candidate"] == "full"
     assert board["verdict"].startswith("Fine-tuning is enough: candidate full reaches accuracy 0.87")
+
+
+@pytest.mark.capability(29)
+def test_every_pair_is_tested_and_the_letters_and_differences_say_the_same(board: dict) -> None:
+    names = [row["candidate"] for row in board["rows"]]
+    assert [(pair["a"], pair["b"]) for pair in board["pairs"]] == list(itertools.combinations(names, 2))
+    letters = {row["candidate"]: set(row["group"]) for row in board["rows"]}
+    for pair in board["pairs"]:
+        assert pair["p_holm"] >= pair["p_value"] and pair["test"] == "McNemar"
+        assert bool(letters[pair["a"]] & letters[pair["b"]]) == (pair["p_holm"] > 0.05)
+    worst = board["rows"][-1]
+    assert (worst["candidate"], worst["difference"]["b"]) == ("majority", "tfidf")
+    assert worst["difference"]["high"] < 0 and worst["difference"]["difference"] < 0
+    (pair,) = [pair for pair in board["pairs"] if {pair["a"], pair["b"]} == {"majority", "tfidf"}]
+    assert (pair["low"], pair["high"]) == (-worst["difference"]["high"], -worst["difference"]["low"])
+
+
+@pytest.mark.capability(29)
+def test_every_metric_of_a_row_has_the_interval_that_it_has_alone(root: Path, board: dict) -> None:
+    full = board["rows"][0]
+    assert full["intervals"].keys() == full["metrics"]["test"].keys()
+    frame = pl.read_parquet(root / "predictions/test/full.parquet").sort("id")
+    for metric in ("accuracy", "macro_f1", "roc_auc"):
+        expected = statistics.interval(frame, metric, confidence=0.95, num_resamples=200, seed=42)
+        assert full["intervals"][metric] == pytest.approx(expected)
+    assert (full["score"]["low"], full["score"]["high"]) == tuple(full["intervals"]["accuracy"])
+
+
+def test_rows_that_differ_in_their_seed_alone_are_one_candidate_at_several_seeds(tmp_path) -> None:
+    names = ("tfidf", "full", "lora", "frozen")
+    config = story(tmp_path, num_rows=60, num_resamples=50, names=names)
+    settings = yaml.safe_load((tmp_path / "build/full.yaml").read_text())
+    for seed, name in enumerate(names[1:]):
+        own = {"candidate": name, "seed": seed, "overrides": [f"seed={seed}"]}
+        save(tmp_path / f"build/{name}.yaml", settings | own | ({"method": {"r": 1}} if name == "frozen" else {}))
+    board = leaderboard.assemble(tmp_path, config)
+    by_name = {row["candidate"]: row["score"] for row in board["rows"]}
+    (spread,) = board["seeds"]
+    assert dict(zip(spread["candidates"], spread["seeds"], strict=True)) == {"full": 0, "lora": 1}
+    values = [by_name[name]["test"] for name in ("full", "lora")]
+    assert spread["test"] == pytest.approx({"mean": np.mean(values), "deviation": np.std(values, ddof=1)})
+
+
+@pytest.mark.capability(30)
+def test_a_candidate_is_on_the_front_of_a_price_where_none_is_better_for_as_little(board: dict) -> None:
+    paid = {row["candidate"]: board["prices"][row["candidate"]] for row in board["rows"]}
+    scores = {row["candidate"]: row["score"]["test"] for row in board["rows"]}
+    seconds = {name: price["train_seconds"] + (price["sweep_seconds"] or 0) for name, price in paid.items()}
+    for name, price in paid.items():
+        others = [other for other in paid if scores[other] >= scores[name] and seconds[other] <= seconds[name]]
+        assert ("training" in price["best_at_price_of"]) == (others == [name])
+    assert "training" in paid["full"]["best_at_price_of"] and "training" not in paid["lora"]["best_at_price_of"]
 
 
 def test_a_row_says_what_it_cost(board: dict) -> None:
@@ -241,6 +300,7 @@ def test_a_table_without_a_baseline_is_refused(tmp_path) -> None:
 
 def test_rows_on_another_data_set_stand_apart(tmp_path) -> None:
     config = story(tmp_path, num_rows=60, names=("tfidf", "full", "lora"))
+    data_set(tmp_path, "reviews_all", 60)
     candidate(tmp_path, "lora", num_rows=60, data="reviews_all")
     board = leaderboard.assemble(tmp_path, config)
     assert [row["candidate"] for row in board["elsewhere"]] == ["lora"]
@@ -350,9 +410,9 @@ def test_verdict_is_typed_by_hand(tmp_path) -> None:
 def test_equal_boards_give_equal_bytes(board: dict, tmp_path) -> None:
     for place in ("one", "two"):
         report.write(json.loads(json.dumps(board)), tmp_path / place)
-    for suffix in ("json", "csv", "html", "png"):
+    for suffix in ("json", "csv", "md", "html", "png"):
         one, two = ((tmp_path / place / f"leaderboard.{suffix}").read_bytes() for place in ("one", "two"))
-        assert one == two and len(one) < 300_000
+        assert one == two and len(one) < 500_000
 
 
 def test_the_csv_has_a_row_for_each_candidate_and_no_formulas(board: dict, tmp_path) -> None:
@@ -384,7 +444,9 @@ def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     tags = Page(html).tags
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
     assert ("html", {"lang": "en"}) in tags and "prefers-color-scheme: dark" in html
-    assert not [attrs for _, attrs in tags if {"src", "href"} & set(attrs)]
+    places = {attrs["id"] for _, attrs in tags if "id" in attrs}
+    assert not [attrs for _, attrs in tags if "src" in attrs]
+    assert {attrs["href"].removeprefix("#") for _, attrs in tags if "href" in attrs} <= places
     assert "http" not in html and "url(" not in html
     assert all("scope" in attrs for tag, attrs in tags if tag == "th")
     count = [tag for tag, _ in tags].count
@@ -403,6 +465,45 @@ def test_what_probes_measured_stands_in_the_row_and_on_the_page(board: dict) -> 
     assert "Beyond the test set" not in report.page(without)
 
 
+@pytest.mark.capability(49)
+def test_the_page_shows_what_stands_behind_the_table(board: dict) -> None:
+    board = json.loads(json.dumps(board))
+    board["rows"][0]["curves"] = {
+        "train/loss": [[1, 0.7], [2, 0.5]],
+        "val/loss": [[2, 0.6]],
+        "val/accuracy": [[2, 0.8]],
+    }
+    html = report.page(board)
+    titles = re.findall(r"<h2 id=\"(\w+)\"", html)
+    assert {"pairs", "price", "curves", "calibration", "slices", "confusion", "examples"} <= set(titles)
+    assert len(titles) == len(set(titles)) and html.count('<svg class="plot"') == 4 + 1 + 9
+    assert html.count("source: movie") == len(report.metric_names(board)) and "letters" in html.lower()
+    worst = board["rows"][0]["examples"]["worst"][0]
+    assert worst["id"] in html and text.score(worst["answer_probability"]) in html
+    assert "validation accuracy 0.800" in " ".join(html.split())
+
+
+def test_the_drawings_lie_inside_their_frames_and_their_names_on_no_other(board: dict) -> None:
+    for one in evidence.prices(board):
+        for point in one["points"]:
+            assert (
+                0 <= point["x"] <= evidence.WIDTH and 0 <= min(point["ends"]) <= max(point["ends"]) <= evidence.HEIGHT
+            )
+        places = [(point["label_x"], point["label_y"]) for point in one["points"]]
+        assert len(set(places)) == len(places) == 9
+        assert all(len(one["plot"].x.ticks()) >= 1 for one in evidence.prices(board))
+    assert evidence.Scale([0.001, 100.0], logarithmic=True).ticks() == pytest.approx([0.001, 0.01, 0.1, 1, 10, 100])
+
+
+def test_the_markdown_table_has_a_row_for_each_candidate_and_its_letters(board: dict) -> None:
+    lines = report.markdown(board).splitlines()
+    assert lines[0] == board["verdict"]
+    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    assert {len(line) for line in [table[0], *table[2:]]} == {9} and len(table) == 11
+    for row, line in zip(board["rows"], table[2:], strict=True):
+        assert line[1] == row["candidate"] and line[6] == row["group"] and line[4] == text.score(row["score"]["test"])
+
+
 def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) -> None:
     html = " ".join(report.page(board).split())
     assert "the best baseline and the best of each level are picked on validation" in html
@@ -412,7 +513,7 @@ def test_the_page_says_what_validation_picks_and_what_test_decides(board: dict) 
 
 @pytest.mark.parametrize("ends", [(0.5, 0.9), (45.0, 46.2), (0.87, 0.87), (-0.3, 1e-4), (0.0, 100.0)])
 def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
-    scale = report.Scale(list(ends))
+    scale = evidence.Scale(list(ends))
     assert 3 <= len(scale.ticks()) <= 8 and all(scale.low <= tick <= scale.high for tick in scale.ticks())
     assert all(0 <= float(scale.at(end).rstrip("%")) <= 100 for end in ends)
 
@@ -420,6 +521,8 @@ def test_an_axis_has_a_few_round_ticks_inside(ends: tuple) -> None:
 def test_numbers_are_written_as_people_read_them() -> None:
     assert [text.count(value) for value in (0, 770, 24_310, 134_515_008)] == ["0", "770", "24.3 k", "135 M"]
     assert [text.seconds(value) for value in (0.42, 42, 150, 3900)] == ["0.4 s", "42 s", "2 min 30 s", "1 h 05 min"]
+    assert [text.seconds(value) for value in (0, 0.0025, 0.09)] == ["0.0 s", "2.5 ms", "90 ms"]
+    assert [text.chance(value) for value in (None, 1e-9, 0.0312, 1)] == [text.DASH, "<0.001", "0.031", "1.000"]
     assert {text.count(None), text.seconds(None), text.size(None), text.score(None)} == {text.DASH}
     assert [text.size(value) for value in (512, 1_500_000)] == ["512 B", "1.5 MB"]
     assert verdict.number(45.26) == "45.3" and text.gain(-0.0512) == "\N{MINUS SIGN}0.051"

@@ -77,17 +77,27 @@ def test_every_metric_keeps_the_contract(name: str) -> None:
         assert metric.rows(frame).shape == (len(frame),)
         assert metric.rows(frame).mean() == pytest.approx(value, abs=1e-12)
     if hasattr(metric, "counts"):
-        assert metric.combine(metric.counts(frame).sum(axis=0)) == pytest.approx(value, abs=1e-12)
+        totals = metric.counts(frame).sum(axis=0)
+        assert metric.combine(totals) == pytest.approx(value, abs=1e-12)
+        assert metric.combine(np.stack([[totals] * 3] * 2)) == pytest.approx(np.full((2, 3), value), abs=1e-12)
+    if hasattr(metric, "weighted"):
+        times = np.random.default_rng(1).multinomial(len(frame), np.full(len(frame), 1 / len(frame)), 5)
+        drawn = [metric.compute(frame[np.repeat(np.arange(len(frame)), row)]) for row in times]
+        assert metric.weighted(frame, times) == pytest.approx(drawn, abs=1e-12)
 
 
 def test_the_metrics_of_a_task_are_those_of_its_files() -> None:
-    assert set(metrics.names("generation")) >= {"bleu", "chrf", "exact_match", "rouge_l"}
-    assert set(metrics.names("language_modeling")) >= {"bits_per_byte"}
+    generation = {"bleu", "chrf", "exact_match", "length_error", "rouge_l", "token_f1"}
+    assert set(metrics.names("generation")) >= generation
+    assert set(metrics.names("language_modeling")) >= {"bits_per_byte", "byte_perplexity"}
     assert set(metrics.names("classification")) >= {
-        "accuracy", "calibration_error", "log_loss", "macro_f1", "mcc", "roc_auc",
+        "accuracy", "average_precision", "balanced_accuracy", "brier", "calibration_error", "log_loss", "macro_f1",
+        "mcc", "roc_auc",
     }  # fmt: skip
     assert set(metrics.names("multilabel")) >= {"label_f1", "micro_f1", "subset_accuracy"}
-    assert set(metrics.names("regression")) >= {"mean_absolute_error", "quadratic_kappa", "spearman"}
+    assert set(metrics.names("regression")) >= {
+        "mean_absolute_error", "quadratic_kappa", "r2", "root_mean_squared_error", "spearman",
+    }  # fmt: skip
     assert set(metrics.names()) == {name for task in SAMPLES for name in metrics.names(task)}
 
 
@@ -110,12 +120,21 @@ def test_classification_equals_scikit_learn(seed: int, num_rows: int, labels: tu
     assert ours["macro_f1"] == pytest.approx(reference.f1_score(target, answer, average="macro", zero_division=0))
     assert ours["mcc"] == pytest.approx(reference.matthews_corrcoef(target, answer), abs=1e-9)
     assert ours["log_loss"] == pytest.approx(reference.log_loss(target, values, labels=list(labels)))
+    recall = reference.recall_score(target, answer, labels=sorted(set(target)), average="macro", zero_division=0)
+    assert ours["balanced_accuracy"] == pytest.approx(recall)
+    assert ours["brier"] == pytest.approx(reference.brier_score_loss(target, values, labels=list(labels)))
     if len(set(target)) < len(labels):
-        assert ours["roc_auc"] is None
-    elif len(labels) == 2:
+        assert ours["roc_auc"] is None and ours["average_precision"] is None
+        return
+    if len(labels) == 2:
         assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values[:, 1]))
     else:
         assert ours["roc_auc"] == pytest.approx(reference.roc_auc_score(target, values, multi_class="ovr"))
+    positives = list(enumerate(labels))[1 if len(labels) == 2 else 0 :]
+    areas = [reference.average_precision_score(np.array(target) == name, values[:, at]) for at, name in positives]
+    assert ours["average_precision"] == pytest.approx(np.mean(areas))
+    if set(answer) <= set(target):  # else scikit-learn warns
+        assert ours["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(target, answer))
 
 
 @settings(max_examples=30, deadline=None)
@@ -145,6 +164,10 @@ def test_numbers_equal_scikit_learn_and_scipy(seed: int, num_rows: int) -> None:
     target, answer = frame["target"].to_numpy(), frame["answer"].to_numpy()
     ours = metrics.evaluate(frame, "regression")
     assert ours["mean_absolute_error"] == pytest.approx(reference.mean_absolute_error(target, answer))
+    error = reference.root_mean_squared_error(target, answer)
+    assert ours["root_mean_squared_error"] == pytest.approx(error)
+    explained = reference.r2_score(target, answer) if len(set(target)) > 1 else None
+    assert ours["r2"] == (explained if explained is None else pytest.approx(explained))
     kappa = {"weights": "quadratic", "labels": range(1, 6)}
     if len({*target, *answer}) > 1:
         wanted = reference.cohen_kappa_score(target.astype(int), answer.astype(int), **kappa)
@@ -198,17 +221,40 @@ def test_labels_keep_the_order_of_the_fields_not_of_the_alphabet() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(SALT) | st.text(max_size=30), st.sampled_from(SALT)), min_size=1, max_size=6))
-def test_generation_equals_sacrebleu_and_rouge_score(pairs: list) -> None:
+def test_generation_equals_sacrebleu_rouge_score_and_torchmetrics(pairs: list) -> None:
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
     pairs = [(answer.encode("utf-8", "ignore").decode(), target) for answer, target in pairs]
     answers, targets = [answer for answer, _ in pairs], [target for _, target in pairs]
     ours = metrics.evaluate(generated(answers, targets), "generation")
-    assert ours["bleu"] == pytest.approx(sacrebleu.corpus_bleu(answers, [targets]).score)
+    bleu = sacrebleu.corpus_bleu(answers, [targets])
+    assert ours["bleu"] == pytest.approx(bleu.score)
+    wanted = pytest.approx(abs(bleu.sys_len / bleu.ref_len - 1)) if bleu.ref_len else None
+    assert ours["length_error"] == wanted
     assert ours["chrf"] == pytest.approx(sacrebleu.corpus_chrf(answers, [targets]).score)
     lengths = [RougeScorer(["rougeL"]).score(target, answer)["rougeL"].fmeasure for answer, target in pairs]
     assert ours["rouge_l"] == pytest.approx(np.mean(lengths))
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from([*SALT, "A Cat, an owl", "Mat; mat!", "the"])] * 2), min_size=1))
+def test_token_f1_equals_that_of_squad_by_torchmetrics(pairs: list) -> None:
+    from torchmetrics.functional.text import squad
+
+    answers, true = zip(*pairs, strict=True)
+    told = [{"prediction_text": answer, "id": str(row)} for row, answer in enumerate(answers)]
+    asked = [{"answers": {"answer_start": [0], "text": [text]}, "id": str(row)} for row, text in enumerate(true)]
+    ours = metrics.evaluate(generated(list(answers), list(true)), "generation")["token_f1"]
+    assert 100 * ours == pytest.approx(float(squad(told, asked)["f1"]), abs=1e-4)
+
+
+def test_a_texts_length_counts_both_ways_and_byte_perplexity_is_two_to_the_bits() -> None:
+    frame = generated(["a b c", "a"], ["a b", "a b"])
+    assert metrics.evaluate(frame, "generation")["length_error"] == 0.0
+    assert metrics.evaluate(frame.head(1), "generation")["length_error"] == pytest.approx(0.5)
+    assert metrics.evaluate(modelled(), "language_modeling")["byte_perplexity"] == pytest.approx(2 ** (53.5 / 30))
 
 
 def test_exact_match_forgives_white_space_at_the_ends_only() -> None:

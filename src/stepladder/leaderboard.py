@@ -8,20 +8,23 @@ import hashlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import yaml
 
-from stepladder import metrics, predictions, runs, speech, splits, statistics, store, verdict
+from stepladder import calibration, comparison, diagnosis, metrics, predictions, runs, speech, splits, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
 TRACKED = ("seed", "data", "task", "gate", "candidates", "code")  # keys of build/compare/compare.yaml
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+TEST = "data/{0}/test.parquet"
 READ = (
     ("configure", "build/{0}.yaml"),
     ("train", "models/{0}/stepladder.json"),
+    ("train", "predictions/val/{0}.parquet"),
     ("evaluate", "predictions/test/{0}.parquet"),
     ("score", "metrics/{0}.json"),
     ("probe", "reports/probes/{0}.json"),
@@ -31,9 +34,7 @@ PLOT = (  # a stage that fails leaves none of its files behind, but those of lat
     ("fetch", "assets/{0}.json"),
     ("assign", "inputs/{0}.json"),
     ("sweep", "tuned/{0}.yaml"),
-    ("train", "models/{0}/stepladder.json"),
-    ("train", "predictions/val/{0}.parquet"),
-    *READ[2:],
+    *READ[1:],
 )
 OF_DATA = (
     ("fetch_data", "assets/data/{0}.json"),
@@ -75,6 +76,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     _refuse_without_baseline(board, scored)
     with speech.during(f"comparing {len(scored)} candidates, {board['gate']['num_resamples']:,} resamples each"):
         board |= _compared(root, board, scored)
+    for name, worth in comparison.worth(board).items():
+        board["prices"][name] |= worth
     return board | _judged(board)
 
 
@@ -82,6 +85,7 @@ def inputs(root: Path, config: dict) -> dict[str, str]:
     """Return {path: sha256} of what determines a leaderboard, as far as it is there: what stage compare tracks."""
     settings = json.dumps({key: config.get(key) for key in TRACKED}, sort_keys=True).encode()
     pieces = [path.format(name) for name in config["candidates"] for stage, path in READ if stage != "configure"]
+    pieces.append(TEST.format(config["data"]["name"]))
     contents = {path: (root / path).read_bytes() for path in pieces if (root / path).exists()}
     contents["build/compare/compare.yaml"] = settings
     return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
@@ -150,23 +154,29 @@ def _refuse_older_inputs(root: Path, config: dict) -> None:
 
 
 def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
-    """Return what needs all rows of the scored data set: ranks, intervals, differences, decision, verdict."""
-    metric, gate = board["metric"], board["gate"]
-    frames = {name: _predictions(root, name, board["task"]) for name in (row["candidate"] for row in rows)}
-    options = {name: gate[name] for name in ("confidence", "num_resamples")} | {"seed": board["seed"]}
+    """Return what needs the predictions of the scored data set: ranks, intervals, pairs, slices, errors, decision."""
+    records = pl.read_parquet(root / TEST.format(board["data"]))
+    frames = {
+        row["candidate"]: predictions.read_parts(root / "predictions", row["candidate"], board["task"]) for row in rows
+    }
+    tests = {name: parts["test"] for name, parts in frames.items()}
+    labels = predictions.labels(next(iter(tests.values()))) if board["task"] == "classification" and rows else []
     for row in rows:
-        row["score"] = _score(row, frames[row["candidate"]], metric, options)
-
-    def compare(a: str, b: str) -> dict[str, float]:
-        return statistics.paired_difference((frames[a], frames[b]), metric, **options)
-
+        name = row["candidate"]
+        row["score"] = _score(row, tests[name], board["metric"])
+        row["curves"] = diagnosis.curves(root / f"models/{name}/history.jsonl")
+        row["examples"] = diagnosis.examples(tests[name], records, board["task"])
+        if board["task"] == "classification":
+            row["confusion"] = diagnosis.confusion(tests[name], labels)
+            row["calibration"] = calibration.of(frames[name]["val"], tests[name])
     rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
-    baseline = next((row["candidate"] for row in rows if row["level"] == "baseline"), None)
-    for rank, row in enumerate(rows, start=1):
-        row["rank"] = rank
-        row["difference"] = compare(row["candidate"], baseline) if baseline not in (None, row["candidate"]) else None
-    decision = verdict.decide(rows, compare, min_difference=gate["min_difference"]) if baseline else None
-    return {"rows": rows, "decision": decision, "num_test_rows": max(map(len, frames.values()), default=0)}
+    found = comparison.of(rows, tests, board=board, records=records)
+    decision = None
+    if any(row["level"] == "baseline" for row in rows):
+        compare = partial(comparison.between, found["pairs"])
+        decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"])
+    num_rows = len(records) if rows else 0
+    return found | {"rows": rows, "decision": decision, "labels": labels, "num_test_rows": num_rows}
 
 
 def _judged(board: dict) -> dict:
@@ -202,6 +212,8 @@ def _row(root: Path, name: str) -> dict:
         "model": config["model"]["name"],
         "method": _method(config),
         "data": config["data"]["name"],
+        "seed": config.get("seed"),
+        "settings": _settings(config),
         "metrics": {part: scores[part] for part in ("val", "test")},
         "num_rows": scores["num_rows"],
         "risks": _json(root / f"reports/probes/{name}.json"),
@@ -211,14 +223,20 @@ def _row(root: Path, name: str) -> dict:
     }
 
 
+def _settings(config: dict) -> str:
+    """Return a digest of all that a candidate is but its name and seed."""
+    rest = {key: value for key, value in config.items() if key not in ("candidate", "seed", "overrides")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _method(config: dict) -> str | None:
     """Return the method's name (peft.LoraConfig is lora), at level prompt the prompt's, else None."""
     section = config.get("method") or config.get("prompt") or {}
     return section.get("name") or section.get("_target_", "").split(".")[-1].removesuffix("Config").lower() or None
 
 
-def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
-    """Return {val, test, low, high}; DataError when the saved score is not that of the saved predictions."""
+def _score(row: dict, frame: pl.DataFrame, metric: str) -> dict:
+    """Return {val, test}; DataError when the saved score is not that of the saved predictions."""
     place = f"metrics/{row['candidate']}.json"
     val, test = (row["metrics"][part].get(metric) for part in ("val", "test"))
     if val is None or test is None:
@@ -226,8 +244,7 @@ def _score(row: dict, frame: pl.DataFrame, metric: str, options: dict) -> dict:
     measured = metrics.load(metric).compute(frame)
     if abs(measured - test) > 1e-9 * max(1, abs(test)):
         raise DataError(f"{place}: test/{metric} is {test}, the saved predictions give {measured}; {row['command']}")
-    low, high = statistics.interval(frame, metric, **options)
-    return {"val": val, "test": test, "low": low, "high": high}
+    return {"val": val, "test": test}
 
 
 def _price(root: Path, row: dict) -> dict:
@@ -251,10 +268,6 @@ def _elsewhere(base: str | None) -> bool:
 def _size(path: Path) -> int | None:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) if files else None
-
-
-def _predictions(root: Path, name: str, task: str) -> pl.DataFrame:
-    return predictions.read(root / f"predictions/test/{name}.parquet", task)
 
 
 def _command(name: str) -> str:

@@ -78,6 +78,27 @@ def tallies(predictions: pl.DataFrame) -> np.ndarray:
     return np.hstack([answered * true, answered, true])
 
 
+def against_the_rest(predictions: pl.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each label (of two, the second alone) the rows' probabilities of it and whether it is their target."""
+    probabilities, true = matrix(predictions), indices(predictions, "target")
+    num_labels = probabilities.shape[1]
+    positives = range(num_labels) if num_labels > 2 else [num_labels - 1]
+    return [(probabilities[:, label], true == label) for label in positives]
+
+
+def summed(times: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often rows of each distinct value, ascending, count: chosen ones and others, each (choices, values).
+
+    times: how often each row counts, (choices, rows); values and chosen (0 or 1): (rows,).
+    """
+    order = np.argsort(values, kind="stable")
+    first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+    sorted_times = np.take(times, order, axis=1)
+    hits = sorted_times * chosen[order]
+    both = hits, sorted_times - hits
+    return both if len(first) == len(order) else tuple(np.add.reduceat(part, first, axis=1) for part in both)
+
+
 def marked(predictions: pl.DataFrame, column: str) -> np.ndarray:
     """Return 1.0 where a row's target or answer, the `column`, has a label and 0.0 elsewhere, (rows, labels)."""
     return targets.marks(predictions, labels(predictions), column)

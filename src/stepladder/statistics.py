@@ -1,13 +1,12 @@
 """Statistics: how sure a number is, and whether two candidates differ, from saved predictions by resampling rows.
 
-Bootstrap intervals: Efron 1987, "Better bootstrap confidence intervals" (BCa), by scipy.stats.bootstrap. Paired test:
-swap the two answers to the same row (Fisher-Pitman permutation), by scipy.stats.permutation_test. Equal seeds give
-equal numbers.
+Bootstrap intervals: Efron 1987, "Better bootstrap confidence intervals" (BCa), as scipy.stats.bootstrap computes them,
+but the rows are drawn once for all numbers that are asked of them. Paired test: swap the two answers to the same row
+(Fisher-Pitman permutation). Equal seeds give equal numbers.
 """
 
-import warnings
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,9 +16,23 @@ from stepladder.errors import DataError
 from stepladder.predictions import labels
 
 MAX_BCA_ROWS = 5_000  # the jackknife in BCa is quadratic in rows; its correction fades with 1 / rows
-BATCH_ELEMENTS = 4_000_000  # resampled row numbers held at once: 32 MB
+BATCH_ELEMENTS = 4_000_000  # numbers of rows held at once: 32 MB
+SWAPS = 1  # the permutation's own stream of random numbers beside that of the bootstrap
 
-Values = Callable[[np.ndarray], np.ndarray]  # row numbers (..., rows) -> values of the metric (...)
+Values = Callable[[np.ndarray], np.ndarray]  # how often each row counts, (choices, rows) -> the metric, (choices,)
+
+
+class Resampled(NamedTuple):
+    """A number, the same of each resample of the rows, and without each row (empty where that would take too long)."""
+
+    value: np.ndarray  # ()
+    drawn: np.ndarray  # (resamples,)
+    without: np.ndarray  # (rows,) or (0,)
+
+    def better_than(self, other: "Resampled", *, greater_is_better: bool = True) -> "Resampled":
+        """Return by how much it is better, above zero, on the same rows."""
+        sign = 1 if greater_is_better else -1
+        return Resampled(*(sign * (one - its) for one, its in zip(self, other, strict=True)))
 
 
 def interval(
@@ -30,9 +43,8 @@ def interval(
     BCa where the metric is made of rows or counts and there are at most 5,000 rows, percentiles otherwise.
     Raises DataError below two rows.
     """
-    values, fast = _values(metrics.load(metric), [predictions])
-    options = {"confidence_level": confidence, "n_resamples": num_resamples, "rng": np.random.default_rng(seed)}
-    return _bootstrap(values, len(predictions), fast, options)
+    found = resampled({metric: (metric, predictions)}, num_resamples=num_resamples, seed=seed)
+    return ends(found[metric], confidence)
 
 
 def paired_difference(
@@ -44,77 +56,118 @@ def paired_difference(
     p_value is two-sided under the null hypothesis that the two answers to a row may change places.
     Raises DataError when ids or targets differ, or below two rows.
     """
-    module, num_rows = metrics.load(metric), len(pair[0])
-    values, fast = _values(module, _aligned(*pair))
-    sign = 1 if module.GREATER_IS_BETTER else -1
-
-    def difference(rows_a: np.ndarray, rows_b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sign * (values(rows_a) - values(rows_b))
-
-    rows = np.arange(num_rows)
-    rng = np.random.default_rng(seed)
-    options = {"confidence_level": confidence, "n_resamples": num_resamples, "rng": rng}
-    low, high = _bootstrap(lambda index: difference(index, index + num_rows), num_rows, fast, options)
-    p_value = _permutation(difference, rows, {"n_resamples": num_resamples, "rng": rng})
-    return {"difference": float(difference(rows, rows + num_rows)), "low": low, "high": high, "p_value": p_value}
+    pair, better = aligned(pair), metrics.load(metric).GREATER_IS_BETTER
+    numbers = {place: (metric, frame) for place, frame in enumerate(pair)}
+    one, other = resampled(numbers, num_resamples=num_resamples, seed=seed).values()
+    gain = one.better_than(other, greater_is_better=better)
+    low, high = ends(gain, confidence)
+    p_value = permutation(pair, metric, num_resamples=num_resamples, seed=seed)
+    return {"difference": float(gain.value), "low": low, "high": high, "p_value": p_value}
 
 
-def _bootstrap(values: Values, num_rows: int, fast: bool, options: dict) -> tuple[float, float]:
-    from scipy.stats import bootstrap
+def resampled(numbers: dict, *, num_resamples: int, seed: int) -> dict:
+    """Return Resampled of each of {key: (metric, predictions)}; all predictions are of equally many rows.
 
+    The same rows are drawn for all of them, so that those of two candidates may be subtracted.
+    Raises DataError below two rows.
+    """
+    num_rows = len(next(iter(numbers.values()))[1])
     if num_rows < 2:
         raise DataError(f"{num_rows} row of predictions; an interval needs at least 2")
-    method = "BCa" if fast and num_rows <= MAX_BCA_ROWS else "percentile"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns where all resamples agree; the percentiles below answer that
-        result = bootstrap(
-            (np.arange(num_rows),), lambda index, axis=-1: values(index), vectorized=True, method=method,
-            batch=max(1, BATCH_ELEMENTS // num_rows), **options,
-        )  # fmt: skip
-    ends = (result.confidence_interval.low, result.confidence_interval.high)
-    if not np.isfinite(ends).all():
-        tail = (1 - options["confidence_level"]) / 2
-        ends = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])
-    return float(ends[0]), float(ends[1])
+    values = {key: counted(*number) for key, number in numbers.items()}
+    whole, drawn = _told(values, [np.ones((1, num_rows))]), _told(values, _draws(num_rows, num_resamples, seed))
+    summed = {key: values[key] for key, (metric, _) in numbers.items() if metrics.is_summed(metric)}
+    left_out = _told(summed, _leaving_out(num_rows) if num_rows <= MAX_BCA_ROWS else [])
+    return {key: Resampled(whole[key][0], drawn[key], left_out.get(key, np.zeros(0))) for key in values}
 
 
-def _permutation(difference: Callable, rows: np.ndarray, options: dict) -> float:
-    from scipy.stats import permutation_test
-
-    batch = max(1, BATCH_ELEMENTS // len(rows))
-    pairs = (rows, rows + len(rows))
-    result = permutation_test(pairs, difference, permutation_type="samples", vectorized=True, batch=batch, **options)
-    return float(result.pvalue)
-
-
-def _values(module: ModuleType, frames: list[pl.DataFrame]) -> tuple[Values, bool]:
-    """Return the metric as a function of numbers of rows of all frames together, and whether it is cheap."""
+def counted(metric: str, predictions: pl.DataFrame) -> Values:
+    """Return the metric as a function of how often each row counts."""
+    module = metrics.load(metric)
     if hasattr(module, "rows"):
-        rows = np.concatenate([module.rows(frame) for frame in frames])
-        return lambda index: rows[index].mean(axis=-1), True
+        rows = module.rows(predictions)
+        return lambda times: times @ rows / times.sum(axis=-1)
     if hasattr(module, "counts"):
-        counts = np.concatenate([module.counts(frame) for frame in frames])
-        return lambda index: np.apply_along_axis(module.combine, -1, _totals(counts, index)), True
-    together = pl.concat(frames)
-    return lambda index: np.apply_along_axis(lambda chosen: module.compute(together[chosen]), -1, index), False
+        counts = module.counts(predictions)
+        return lambda times: module.combine(times @ counts)
+    if hasattr(module, "weighted"):
+        return lambda times: module.weighted(predictions, times)
+    repeated = lambda row: predictions[np.repeat(np.arange(len(row)), row.astype(int))]  # noqa: E731
+    return lambda times: np.array([module.compute(repeated(row)) for row in times])
 
 
-def _totals(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the sums of the chosen rows, (..., k): by multiplicities, so that no (..., rows, k) array is made."""
-    chosen = index.reshape(-1, index.shape[-1])
-    times = np.stack([np.bincount(one, minlength=len(counts)) for one in chosen])
-    return (times @ counts).reshape(*index.shape[:-1], counts.shape[1])
+def ends(number: Resampled, confidence: float) -> tuple[float, float]:
+    """Return low and high of the interval: BCa, or percentiles where BCa is not defined or was not prepared."""
+    from scipy.special import ndtr, ndtri
+
+    tail = (1 - confidence) / 2
+    shares = np.array([tail, 1 - tail])
+    leaning = number.without.mean() - number.without if len(number.without) else np.zeros(1)
+    below = ((number.drawn < number.value).mean() + (number.drawn <= number.value).mean()) / 2
+    if 0 < below < 1 and (leaning**2).sum() > 0 and np.isfinite(number.drawn).all():
+        acceleration = (leaning**3).sum() / (6 * (leaning**2).sum() ** 1.5)
+        shifted = ndtri(below) + ndtri(shares)
+        shares = ndtr(ndtri(below) + shifted / (1 - acceleration * shifted))
+    low, high = np.nanquantile(number.drawn, shares)
+    return float(low), float(high)
 
 
-def _aligned(a: pl.DataFrame, b: pl.DataFrame) -> list[pl.DataFrame]:
-    """Return both in the order of ids and with the columns and labels of `a`."""
-    names = [name for name in a.columns if name in b.columns]
-    a, b = (frame.select(names).sort("id") for frame in (a, b))
-    for name in {"id", "target"} & set(names):
+def permutation(pair: tuple[pl.DataFrame, pl.DataFrame], metric: str, *, num_resamples: int, seed: int) -> float:
+    """Return the two-sided p-value of two candidates' difference, both aligned, when their answers change places."""
+    num_rows, values = len(pair[0]), counted(metric, pl.concat(pair))
+    rng = np.random.default_rng([seed, SWAPS])
+
+    def gaps(kept: np.ndarray) -> np.ndarray:
+        return np.abs(values(np.hstack([kept, 1 - kept])) - values(np.hstack([1 - kept, kept])))
+
+    measured = gaps(np.ones((1, num_rows)))[0]
+    sizes = _sizes(num_resamples, 2 * num_rows)
+    swapped = np.concatenate([gaps(rng.integers(0, 2, (size, num_rows)).astype(float)) for size in sizes])
+    return float((1 + (swapped >= measured * (1 - 1e-12)).sum()) / (1 + num_resamples))
+
+
+def aligned(frames: tuple[pl.DataFrame, ...]) -> tuple[pl.DataFrame, ...]:
+    """Return all in the order of ids and with the columns and labels of the first; DataError where they differ."""
+    names = [name for name in frames[0].columns if all(name in frame.columns for frame in frames)]
+    first, *others = (frame.select(names).sort("id") for frame in frames)
+    return (first, *(_as(first, other) for other in others))
+
+
+def _as(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
+    for name in {"id", "target"} & set(a.columns):
         if len(a) != len(b) or not a[name].equals(b[name]):
             raise DataError(f"predictions of {len(a)} and {len(b)} rows cannot be paired: their column {name} differs")
-    if "probabilities" in names:
-        if set(labels(a)) != set(labels(b)):
-            raise DataError(f"predictions with labels {labels(a)} and {labels(b)} cannot be paired")
-        b = b.with_columns(probabilities=pl.struct(pl.col("probabilities").struct.field(name) for name in labels(a)))
-    return [a, b]
+    if "probabilities" not in a.columns:
+        return b
+    if set(labels(a)) != set(labels(b)):
+        raise DataError(f"predictions with labels {labels(a)} and {labels(b)} cannot be paired")
+    return b.with_columns(probabilities=pl.struct(pl.col("probabilities").struct.field(name) for name in labels(a)))
+
+
+def _told(values: dict, choices: Iterator[np.ndarray] | list) -> dict[object, np.ndarray]:
+    found = {key: [np.zeros(0)] for key in values}
+    for times in choices:
+        for key, function in values.items():
+            found[key].append(function(times))
+    return {key: np.concatenate(parts) for key, parts in found.items()}
+
+
+def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each row is drawn in each resample, (some resamples, rows)."""
+    rng = np.random.default_rng(seed)
+    for size in _sizes(num_resamples, num_rows):
+        index = rng.integers(0, num_rows, (size, num_rows)) + num_rows * np.arange(size)[:, None]
+        yield np.bincount(index.ravel(), minlength=index.size).reshape(index.shape).astype(float)
+
+
+def _leaving_out(num_rows: int) -> Iterator[np.ndarray]:
+    done = 0
+    for size in _sizes(num_rows, num_rows):
+        yield 1 - np.eye(num_rows)[done : done + size]
+        done += size
+
+
+def _sizes(number: int, num_rows: int) -> list[int]:
+    """Return how many choices of so many rows are held at once, in parts that add up to their number."""
+    most = max(1, BATCH_ELEMENTS // num_rows)
+    return [min(most, number - start) for start in range(0, number, most)]

@@ -1,8 +1,9 @@
 """Metrics: numbers computed from saved predictions; each file of this folder is one metric, its name the file's.
 
-A metric has TASK, GREATER_IS_BETTER and compute(predictions) -> float. It may add one of two forms that make bootstraps
-fast: rows(predictions) -> (rows,) where it is their mean, or counts(predictions) -> (rows, k) and combine(totals) where
-it is a function of their sums.
+A metric has TASK, GREATER_IS_BETTER and compute(predictions) -> float. It may add one of three forms that make
+bootstraps fast: rows(predictions) -> (rows,) where it is their mean; counts(predictions) -> (rows, k) and
+combine(totals), (..., k) -> (...), where it is a function of their sums; weighted(predictions, times), where times says
+how often each row counts, (choices, rows) -> (choices,).
 """
 
 import importlib
@@ -26,6 +27,11 @@ def load(name: str) -> ModuleType:
     if name not in names():
         raise ConfigError(unknown("metric", name, names()))
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def is_summed(name: str) -> bool:
+    """Return whether a metric is a mean of rows or a function of their sums, so that leaving rows out is cheap."""
+    return any(hasattr(load(name), form) for form in ("rows", "counts"))
 
 
 def evaluate(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:

@@ -11,12 +11,12 @@ GREATER_IS_BETTER = False
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
     return predictions.select("bits", "num_bytes").to_numpy().astype(float)
 
 
-def combine(totals: np.ndarray) -> float:
-    return float(totals[0] / totals[1])
+def combine(totals: np.ndarray) -> np.ndarray:
+    return totals[..., 0] / totals[..., 1]

@@ -15,16 +15,20 @@ NUM_BINS = 15
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
     probabilities = matrix(predictions)
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == indices(predictions, "target")) - confidence
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    return np.hstack([np.eye(NUM_BINS)[bins] * gap[:, None], np.ones((len(gap), 1))])
+    return np.hstack([np.eye(NUM_BINS)[bins(confidence)] * gap[:, None], np.ones((len(gap), 1))])
 
 
-def combine(totals: np.ndarray) -> float:
-    return float(np.abs(totals[:-1]).sum() / totals[-1])
+def combine(totals: np.ndarray) -> np.ndarray:
+    return np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1]
+
+
+def bins(confidence: np.ndarray) -> np.ndarray:
+    """Return the number of each row's bin, from 0."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)

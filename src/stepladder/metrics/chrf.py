@@ -11,7 +11,7 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
@@ -21,7 +21,8 @@ def counts(predictions: pl.DataFrame) -> np.ndarray:
     return np.array(CHRF()._extract_corpus_statistics(answers, [targets]))
 
 
-def combine(totals: np.ndarray) -> float:
+def combine(totals: np.ndarray) -> np.ndarray:
     from sacrebleu.metrics import CHRF
 
-    return float(CHRF()._compute_score_from_stats(totals.tolist()).score)
+    score = CHRF()._compute_score_from_stats
+    return np.apply_along_axis(lambda sums: score(sums.tolist()).score, -1, totals)

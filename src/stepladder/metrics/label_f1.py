@@ -13,7 +13,7 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
@@ -21,7 +21,8 @@ def counts(predictions: pl.DataFrame) -> np.ndarray:
     return np.hstack([answered * true, answered, true])
 
 
-def combine(totals: np.ndarray) -> float:
-    hits, answered, true = np.split(totals, 3)
+def combine(totals: np.ndarray) -> np.ndarray:
+    hits, answered, true = np.split(totals, 3, axis=-1)
     present = answered + true > 0
-    return float(np.mean(2 * hits[present] / (answered + true)[present])) if present.any() else 1.0
+    f1 = np.divide(2 * hits, answered + true, out=np.zeros_like(hits), where=present)
+    return np.where(present.any(axis=-1), f1.sum(axis=-1) / present.sum(axis=-1).clip(1), 1.0)

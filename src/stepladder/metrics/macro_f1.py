@@ -13,10 +13,11 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
-def combine(totals: np.ndarray) -> float:
-    hits, answered, true = np.split(totals, 3)
+def combine(totals: np.ndarray) -> np.ndarray:
+    hits, answered, true = np.split(totals, 3, axis=-1)
     present = answered + true > 0
-    return float(np.mean(2 * hits[present] / (answered + true)[present]))
+    f1 = np.divide(2 * hits, answered + true, out=np.zeros_like(hits), where=present)
+    return f1.sum(axis=-1) / present.sum(axis=-1)

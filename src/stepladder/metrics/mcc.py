@@ -13,11 +13,12 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
-def combine(totals: np.ndarray) -> float:
-    hits, answered, true = np.split(totals, 3)
-    num_rows = true.sum()
-    spread = (num_rows**2 - answered @ answered) * (num_rows**2 - true @ true)
-    return float((hits.sum() * num_rows - answered @ true) / np.sqrt(spread)) if spread > 0 else 0.0
+def combine(totals: np.ndarray) -> np.ndarray:
+    hits, answered, true = np.split(totals, 3, axis=-1)
+    num_rows = true.sum(axis=-1)
+    spread = (num_rows**2 - (answered**2).sum(axis=-1)) * (num_rows**2 - (true**2).sum(axis=-1))
+    excess = hits.sum(axis=-1) * num_rows - (answered * true).sum(axis=-1)
+    return np.divide(excess, np.sqrt(spread.clip(0)), out=np.zeros_like(excess), where=spread > 0)

@@ -14,7 +14,7 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
@@ -22,6 +22,6 @@ def counts(predictions: pl.DataFrame) -> np.ndarray:
     return np.stack([(answered * true).sum(1), answered.sum(1), true.sum(1)], axis=1)
 
 
-def combine(totals: np.ndarray) -> float:
-    hits, answered, true = totals
-    return float(2 * hits / (answered + true)) if answered + true > 0 else 1.0
+def combine(totals: np.ndarray) -> np.ndarray:
+    hits, answered, true = np.moveaxis(totals, -1, 0)
+    return np.divide(2 * hits, answered + true, out=np.ones_like(hits), where=answered + true > 0)

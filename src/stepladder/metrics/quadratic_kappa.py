@@ -13,7 +13,7 @@ GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    return combine(counts(predictions).sum(axis=0))
+    return float(combine(counts(predictions).sum(axis=0)))
 
 
 def counts(predictions: pl.DataFrame) -> np.ndarray:
@@ -21,7 +21,8 @@ def counts(predictions: pl.DataFrame) -> np.ndarray:
     return np.stack([np.ones_like(x), x, y, x * x + y * y, x * y], axis=1)
 
 
-def combine(totals: np.ndarray) -> float:
-    size, x, y, squares, products = totals
+def combine(totals: np.ndarray) -> np.ndarray:
+    size, x, y, squares, products = np.moveaxis(totals, -1, 0)
     by_chance = squares - 2 * x * y / size
-    return float(1 - (squares - 2 * products) / by_chance) if by_chance > 1e-12 * squares else 0.0
+    defined = by_chance > 1e-12 * squares
+    return 1 - np.divide(squares - 2 * products, by_chance, out=np.ones_like(by_chance), where=defined)

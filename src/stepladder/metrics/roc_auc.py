@@ -8,23 +8,23 @@ under a receiver operating characteristic (ROC) curve".
 import numpy as np
 import polars as pl
 
-from stepladder.predictions import indices, matrix
+from stepladder.predictions import against_the_rest, summed
 
 TASK = "classification"
 GREATER_IS_BETTER = True
 
 
 def compute(predictions: pl.DataFrame) -> float:
-    probabilities, true = matrix(predictions), indices(predictions, "target")
-    num_labels = probabilities.shape[1]
-    positives = range(num_labels) if num_labels > 2 else [num_labels - 1]
-    return float(np.mean([_area(probabilities[:, label], true == label) for label in positives]))
+    return float(weighted(predictions, np.ones((1, len(predictions))))[0])
 
 
-def _area(scores: np.ndarray, positive: np.ndarray) -> float:
-    from scipy.stats import rankdata
+def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
+    """Return the value for each choice of rows; times: how often each row counts, (choices, rows)."""
+    return np.mean([_area(times, *label) for label in against_the_rest(predictions)], axis=0)
 
-    num_positive, num_negative = positive.sum(), (~positive).sum()
-    if num_positive == 0 or num_negative == 0:
-        return float("nan")
-    return (rankdata(scores)[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+
+def _area(times: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    hits, others = summed(times, scores, positive)  # (choices, distinct scores)
+    below = np.cumsum(others, axis=1) - others / 2  # a tie counts half
+    pairs = hits.sum(axis=1) * others.sum(axis=1)
+    return np.divide((hits * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)

@@ -1,28 +1,28 @@
-"""The leaderboard as files: JSON for programs, CSV for spreadsheets, a self-contained page, a picture for a README."""
+"""The leaderboard as files: JSON for programs, CSV for spreadsheets, a page, and a table and a picture to show."""
 
 import io
-import math
 from pathlib import Path
 
 import jinja2
 from defusedcsv import csv
 
-from stepladder import records
-from stepladder.report import chart, text
-from stepladder.verdict import LADDER
+from stepladder import comparison, records
+from stepladder.report import chart, evidence, text
+from stepladder.report.data import visible
 
 FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows")
 PRICES = ("sweep_seconds", "train_seconds", "examples_per_second", "model_bytes", "base_bytes")
 
 
 def write(board: dict, folder: Path) -> None:
-    """Write leaderboard.json, .csv, .html and .png to `folder`."""
+    """Write leaderboard.json, .csv, .md, .html and .png to `folder`."""
     sheet, lines = io.StringIO(), table(board)
     writer = csv.DictWriter(sheet, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     records.write_json(board, folder / "leaderboard.json")
     records.write_text(sheet.getvalue(), folder / "leaderboard.csv")
+    records.write_text(markdown(board), folder / "leaderboard.md")
     records.write_text(page(board), folder / "leaderboard.html")
     chart.draw(board, folder / "leaderboard.png")
 
@@ -34,6 +34,30 @@ def table(board: dict) -> list[dict]:
     return [_line(row, board["prices"].get(row["candidate"], {}), names) for row in rows]
 
 
+def markdown(board: dict) -> str:
+    """Return verdict and table in Markdown, to be pasted into a README."""
+    metric, sure = text.words(board["metric"]), f"{100 * board['gate']['confidence']:g} %"
+    than = board["decision"]["best_baseline"] if board["decision"] else "the baseline"
+    head = (
+        f"| # | candidate | level | model | test {metric} | {sure} interval | group | better than {than} | training |"
+    )
+    lines = [f"{board['verdict']}\n", head, "|--:|---|---|---|--:|---|---|---|--:|"]
+    for row in board["rows"]:
+        score, gap, price = row["score"], row["difference"], board["prices"][row["candidate"]]
+        gain = (
+            f"{text.gain(gap['difference'])} ({text.gain(gap['low'])} to {text.gain(gap['high'])})"
+            if gap
+            else text.DASH
+        )
+        cells = [row["rank"], row["candidate"], row["level"], " ".join(filter(None, (row["model"], row["method"])))]
+        cells += [text.score(score["test"]), f"{text.score(score['low'])} to {text.score(score['high'])}", row["group"]]
+        lines.append("| " + " | ".join(map(str, [*cells, gain, text.seconds(price["paid"]["training"])])) + " |")
+    shared = (
+        f"Candidates that share a letter of the group are not shown to differ (Holm over {len(board['pairs'])} pairs)."
+    )
+    return "\n".join([*lines, f"\n{board['num_test_rows']:,} test rows of {board['data']}. {shared}\n"])
+
+
 def page(board: dict) -> str:
     """Return the leaderboard as one HTML page that needs no network; every text is escaped."""
     environment = jinja2.Environment(
@@ -43,13 +67,18 @@ def page(board: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (text.score, text.gain, text.count, text.seconds, text.size, text.words)
+    filters = (text.score, text.gain, text.chance, text.count, text.seconds, text.size, text.words, visible)
     environment.filters |= {function.__name__: function for function in filters}
-    scale = Scale([row["score"][end] for row in board["rows"] for end in ("low", "high")])
-    levels = {row["level"] for row in [*board["rows"], *board["failed"]]}
-    ladder = [level for level in LADDER if level in levels]
+    scale = evidence.Scale([row["score"][end] for row in board["rows"] for end in ("low", "high")])
     html = environment.get_template("leaderboard.html")
-    return html.render(board, scale=scale, names=metric_names(board), ladder=ladder)
+    told = {
+        "board": board,
+        "names": metric_names(board),
+        "ladder": evidence.ladder(board),
+        "drawn": evidence,
+        "plain": "{:g}".format,
+    }
+    return html.render(board, scale=scale, between=comparison.between, **told)
 
 
 def metric_names(board: dict) -> list[str]:
@@ -59,35 +88,18 @@ def metric_names(board: dict) -> list[str]:
     return sorted(found, key=lambda name: (name != board["metric"], name))
 
 
-class Scale:
-    """Where values lie between the ends of an axis that holds them all, in percent; ticks are round numbers."""
-
-    def __init__(self, values: list[float]) -> None:
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        margin = 0.06 * (high - low) or 0.5
-        self.low, self.high = low - margin, high + margin
-
-    def at(self, value: float) -> str:
-        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
-
-    def ticks(self) -> list[float]:
-        rough = (self.high - self.low) / 6
-        power = 10 ** math.floor(math.log10(rough))
-        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-        return [step * place for place in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-
-
 def _line(row: dict, price: dict, names: list[str]) -> dict:
     score, difference = row.get("score") or {}, row.get("difference") or {}
     parts = row.get("metrics") or {"val": {}, "test": {}}
     return {
-        **{key: row.get(key) for key in ("rank", "candidate", "level", "model", "method", "data")},
+        **{key: row.get(key) for key in ("rank", "candidate", "level", "model", "method", "data", "seed", "group")},
         "status": f"failed at {row['stage']}" if "stage" in row else "measured",
         **{key: score.get(key) for key in ("val", "test", "low", "high")},
         "difference": difference.get("difference"),
         "difference_low": difference.get("low"),
         "difference_high": difference.get("high"),
         "p_value": difference.get("p_value"),
+        "p_holm": difference.get("p_holm"),
         **{key: row.get(key) for key in FACTS},
         **{key: price.get(key) for key in PRICES},
         **{f"{part}/{name}": parts[part].get(name) for part in ("val", "test") for name in names},

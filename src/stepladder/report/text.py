@@ -6,7 +6,7 @@ from stepladder.verdict import number
 
 DASH = "\N{EN DASH}"
 NAMES = {"macro_f1": "macro F1", "mcc": "MCC", "roc_auc": "ROC-AUC", "log_loss": "log-loss", "chrf": "chrF"}
-NAMES |= {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
+NAMES |= {"bleu": "BLEU", "rouge_l": "ROUGE-L", "token_f1": "token F1", "r2": "R²", "brier": "Brier score"}
 
 
 def count(value: float | None) -> str:
@@ -20,9 +20,11 @@ def size(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return 0.4 s, 42 s, 2 min 30 s or 1 h 05 min; an en dash for None."""
+    """Return 2.5 ms, 0.4 s, 42 s, 2 min 30 s or 1 h 05 min; an en dash for None."""
     if value is None:
         return DASH
+    if 0 < value < 0.095:
+        return f"{1000 * value:.2g} ms"
     if value < 60:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
@@ -40,6 +42,11 @@ def score(value: float | None) -> str:
 
 def gain(value: float | None) -> str:
     return DASH if value is None else number(value, signed=True).replace("-", "\N{MINUS SIGN}")
+
+
+def chance(value: float | None) -> str:
+    """Return a p-value as 0.031, or <0.001."""
+    return DASH if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _scaled(value: float | None, units: tuple[str, ...], factor: int) -> str:

@@ -1,0 +1,108 @@
+"""Significance: exact tests, Holm's correction and power equal statsmodels'; letters say what the pairs say."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepladder import metrics, significance, statistics
+from tests.test_statistics import answered, drawn
+
+OPTIONS = {"num_resamples": 400, "seed": 1}
+
+
+def compared(frames: dict, metric: str = "accuracy", **options) -> list[dict]:
+    numbers = {name: (metric, frame) for name, frame in frames.items()}
+    found = statistics.resampled(numbers, **OPTIONS | options)
+    return significance.pairs(frames, found, metric, confidence=0.95, **OPTIONS | options)
+
+
+@pytest.fixture(scope="module")
+def three() -> dict:
+    base = drawn(0.7, 400, 1)
+    right = {"good": base | drawn(0.4, 400, 2), "close": base ^ drawn(0.03, 400, 3), "base": base}
+    return dict(zip(right, statistics.aligned([answered(row) for row in right.values()]), strict=True))
+
+
+@pytest.mark.capability(29)
+def test_accuracy_is_tested_by_mcnemar_and_all_pairs_are_corrected_by_holm(three) -> None:
+    from scipy.stats import binomtest
+
+    rows = compared(three)
+    assert [(row["a"], row["b"]) for row in rows] == list(itertools.combinations(three, 2))
+    right = {name: metrics.load("accuracy").rows(frame) for name, frame in three.items()}
+    for row in rows:
+        gained, lost = ((right[row[x]] > right[row[y]]).sum() for x, y in (("a", "b"), ("b", "a")))
+        assert row["test"] == "McNemar" and row["difference"] == pytest.approx((gained - lost) / 400)
+        assert row["p_value"] == pytest.approx(binomtest(int(gained), int(gained + lost)).pvalue)
+    ascending = sorted(rows, key=lambda row: row["p_value"])
+    steps = [row["p_value"] * (3 - place) for place, row in enumerate(ascending)]  # Holm 1979
+    assert [row["p_holm"] for row in ascending] == pytest.approx(np.minimum(np.maximum.accumulate(steps), 1))
+
+
+@pytest.mark.capability(29)
+@pytest.mark.parametrize("metric", ["macro_f1", "log_loss", "roc_auc"])
+def test_any_other_metric_is_tested_by_swapping_answers_as_scipy_swaps_them(three, metric: str) -> None:
+    from scipy.stats import permutation_test
+
+    frames = {name: frame.head(30) for name, frame in three.items() if name != "base"}
+    (row,) = compared(frames, metric, num_resamples=4000)
+    pair, compute = [frames[name] for name in ("good", "close")], metrics.load(metric).compute
+    both = pair[0].vstack(pair[1])
+
+    def gap(one: np.ndarray, other: np.ndarray) -> float:
+        return compute(both[one]) - compute(both[other])
+
+    index = (np.arange(30), np.arange(30) + 30)
+    reference = permutation_test(index, gap, permutation_type="samples", vectorized=False, n_resamples=999, rng=0)
+    assert row["test"] == "permutation" and row["p_value"] == pytest.approx(reference.pvalue, abs=0.05)
+    sign = 1 if metrics.load(metric).GREATER_IS_BETTER else -1
+    assert row["difference"] == pytest.approx(sign * gap(*index))
+
+
+@pytest.mark.capability(29)
+def test_a_pair_is_what_the_paired_difference_of_the_two_says(three) -> None:
+    (row,) = compared({name: three[name] for name in ("good", "base")}, "macro_f1")
+    one = statistics.paired_difference((three["good"], three["base"]), "macro_f1", confidence=0.95, **OPTIONS)
+    assert {key: row[key] for key in one} == pytest.approx(one)
+
+
+@pytest.mark.capability(29)
+def test_rows_needed_and_detectable_difference_equal_statsmodels_power() -> None:
+    from statsmodels.stats.power import NormalIndPower
+
+    for difference, spread in ((0.03, 0.4), (0.1, 0.9), (-0.5, 2.0)):
+        rows = significance.rows_needed(difference, spread, alpha=0.05)
+        powers = [NormalIndPower().power(abs(difference) / spread, size, 0.05, ratio=0) for size in (rows - 1, rows)]
+        assert powers[0] < 0.8 <= powers[1]
+        least = significance.detectable(rows, spread, alpha=0.05)
+        assert NormalIndPower().power(least / spread, rows, 0.05, ratio=0) == pytest.approx(0.8, abs=1e-5)
+    assert significance.rows_needed(0.0, 0.4, alpha=0.05) is None
+
+
+def test_the_spread_of_a_rows_difference_is_that_of_the_rows_themselves(three) -> None:
+    (row,) = compared({name: three[name] for name in ("good", "base")}, num_resamples=4000)
+    gained = np.subtract(*(metrics.load("accuracy").rows(three[name]) for name in ("good", "base")))
+    assert row["effect"] == pytest.approx(gained.mean() / gained.std(), rel=0.05)
+    assert row["detectable"] == pytest.approx(2.8016 * gained.std() / 20, rel=0.05)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 2**21 - 1))
+def test_two_candidates_share_a_letter_exactly_where_they_are_not_shown_to_differ(number: int, bits: int) -> None:
+    names = [f"c{place}" for place in range(number)]
+    pairs = list(itertools.combinations(names, 2))
+    rows = [{"a": a, "b": b, "p_holm": 0.01 if bits >> at & 1 else 0.5} for at, (a, b) in enumerate(pairs)]
+    letters = significance.groups(names, rows, confidence=0.95)
+    for row in rows:
+        assert bool(set(letters[row["a"]]) & set(letters[row["b"]])) == (row["p_holm"] > 0.05)
+    assert all(letters.values()) and letters[names[0]].startswith("a")
+
+
+def test_candidates_that_never_differ_are_one_group_without_a_difference(three) -> None:
+    frames = dict.fromkeys(("one", "two"), three["base"])
+    (row,) = compared(frames)
+    assert (row["p_value"], row["p_holm"], row["effect"], row["rows_needed"]) == (1.0, 1.0, None, None)
+    assert significance.groups(list(frames), [row], confidence=0.95) == {"one": "a", "two": "a"}
