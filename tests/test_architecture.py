@@ -17,14 +17,14 @@ SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand",
     "candidates registry",
-    "adapting levels curriculum tracking compose strict typed rules shipped",
+    "adapting levels curriculum tracking compose strict typed rules shipped study",
     "answering training learner checkpoints forecast features doctor",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
-    "combining leaderboard work splits prompts assets fingerprints dialects report tokens",
+    "combining leaderboard sweeps work splits prompts assets fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
-    " integrity speech",
+    " integrity spaces speech",
     "disk numerics targets",
     "errors interruption",
 )
@@ -36,7 +36,8 @@ OWNERS = {
     "peft": MODEL_FLOORS,
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,
-    "hydra": {"compose", "typed"},
+    "hydra": {"compose", "spaces", "typed"},
+    "optuna": {"study"},
 }
 MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])
@@ -49,7 +50,7 @@ WHOLE = {"configure"}  # depends on all of src/
 OWN_WORK = {"register": ("registry.py", "serving.py")}  # outside every other stage, but this one's work
 BESIDE = (".html", ".css")  # a template belongs to the module it lies beside
 LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "score", "compare", "verdict", "verify")
-HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow"}
+HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow", "optuna"}
 MAX_FUNCTION, MAX_MODULE, MAX_STAGE_FILE = 60, 300, 40  # lines
 
 

@@ -51,8 +51,6 @@ def problems(section: str, value, *, partly: bool = False) -> list[Problem]:
     if section == "data" and isinstance(value, dict) and value.get("source") in names("sources"):
         rule = rule | {"options": options(value["source"])}
     found = check(value, rule, section)
-    if section == "sweep" and value and not found:
-        found = [problem for key, values in value["parameters"].items() for problem in _searched(key, values)]
     return [(key, text) for key, text in found if not (partly and text.startswith(("is missing", "must be given")))]
 
 
@@ -180,14 +178,6 @@ def _expected(rule) -> str:
     if words:
         return f"expected {' or '.join(PATTERNS.get(word, ('', word.lstrip('=')))[1] for word in words)}"
     return f"expected keys: {', '.join(_shapes(rule)[0])}"
-
-
-def _searched(key: str, values: list) -> list[Problem]:
-    """Check one key of a search; its groups (method: [lora, full]) are checked where they are composed."""
-    place, (section, dot, _) = f"sweep.parameters.{key}", key.partition(".")
-    if section not in table()["searchable"]:
-        return [(place, unknown("section to search in", section, table()["searchable"]))]
-    return [(place, text) for value in values if dot for _, text in leaf(key, value)]
 
 
 def names(folder: str, package: Path = PACKAGE) -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepladder import compose, dialects, schema
+from stepladder import compose, dialects, schema, sweeps
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
 
@@ -43,7 +43,8 @@ def _group(group: str, content: dict, path: Path) -> list[Problem]:
     if "${" in text or marked not in ([], [GLOBAL]):
         return [("", f"${{...}} is refused: values are written out; of packages there is only {GLOBAL!r}")]
     if not marked:
-        return schema.problems(group, content, partly=_gives(content))
+        found = schema.problems(group, content, partly=_gives(content))
+        return found or (sweeps.problems(content) if group == "sweep" else [])
     found = _defaults(content.pop("defaults", []), "override /")
     found += [] if group in content else [(group, "is missing")]
     for section, value in content.items():
