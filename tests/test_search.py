@@ -1,14 +1,32 @@
 """Search: the grid picks the best by validation, writes whole sections, and never opens the test file."""
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, compose, dialects, learner, levels, records, search, splits, store
+from stepladder import (
+    by_hand,
+    candidates,
+    compose,
+    dialects,
+    exporter,
+    learner,
+    levels,
+    records,
+    search,
+    spaces,
+    splits,
+    store,
+    study,
+)
 from stepladder.errors import ConfigError
 from tests.conftest import sentences
 
@@ -239,3 +257,61 @@ def test_a_pruned_trial_ends_after_the_validation_that_condemned_it_and_is_not_f
     num_steps = len(steps)
     search.sweep(config, trial)
     assert len(steps) == num_steps
+
+
+@pytest.mark.capability(24)
+def test_a_run_typed_by_hand_reports_to_its_study_and_may_be_pruned(place, choose, tiny, monkeypatch):
+    """What --multirun does in each job: join the study of the sweeper, train, and end where the pruner says so."""
+    monkeypatch.setattr(exporter, "beside", lambda *_: contextlib.nullcontext({}))
+    plan = study.Plan(seed=0, sampler="grid", pruner="halving", num_checks=8)
+    file, space = place / "study.log", spaces.of({"parameters": {"optimizer.learning_rate": [1e-12, 0.3, 0.5]}})
+    section = {"name": "bert", "kind": "encoder", "asset": {"kind": "local", "path": str(tiny / "bert")}}
+    pace = {"trainer": {"checks_per_epoch": 4, "monitor": "accuracy", "max_epochs": 2, "patience": 9}, "model": section}
+    config = {**choose("finetune", "bert", **pace), "candidate": None}
+    config["model"]["conversion"], config["task"] = None, config["task"] | {"metric": "log_loss"}
+
+    def jobs(asked):
+        for one, point in asked:
+            changed, output = trial(config, point), place / f"job{one.number}"
+            try:
+                joins = by_hand.Trial(str(file), "s", "halving", one.number)
+                yield by_hand.train(changed, output, trial=joins)["log_loss"]
+            except study.pruned() as stopped:
+                assert stopped.status == "KILLED"  # as MLflow is told
+                yield stopped
+
+    trials = study.run(study.open_study(file, "s", plan), space, plan, jobs)
+    assert [each.state.name for each in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert len(trials[1].intermediate_values) == 2 < len(trials[0].intermediate_values)
+    assert not [path for path in Path("state", "train").iterdir() if path.is_dir()], "nobody goes on with them"
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.pruner=halving: a trial here validates once"):
+        by_hand.train(
+            choose("finetune", "bert", model=section), place, trial=by_hand.Trial(str(file), "s", "halving", 0)
+        )
+
+
+OPENS = """
+import json, sys
+opened = set()
+sys.addaudithook(lambda event, words: opened.add(str(words[0])) if event == "open" else None)
+from pathlib import Path
+from tests.test_search import trial
+from stepladder import search
+search.sweep(json.loads(Path("config.json").read_text()), trial)
+print(json.dumps(sorted(opened)))
+open("data/films/test.parquet", "rb").close()
+print(json.dumps(sorted(opened)))
+"""
+
+
+@pytest.mark.capability(24)
+def test_a_process_that_searches_opens_no_file_of_test(place, choose):
+    records.write_json(lora(choose, n_trials=1), Path("config.json"))
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "DVC_ROOT": str(place)}
+    command = [sys.executable, "-c", OPENS]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=True)
+    searched, control = (set(map(Path, json.loads(line))) for line in done.stdout.splitlines()[-2:])
+    test = Path("data", "films", "test.parquet")
+    assert {test.with_name("train.parquet"), test.with_name("val.parquet")} <= {*searched}
+    assert test not in searched and test in control, "the hook hears it where it is opened"

@@ -93,6 +93,8 @@ def test_a_study_that_is_killed_repeats_no_finished_trial_and_ends_as_an_unbroke
         process.wait()
         with place.open("a") as journal:
             journal.write('{"op_code":6,"tri')  # half a line
+        Path(f"{place}.lock").unlink(missing_ok=True)
+        Path(f"{place}.lock").symlink_to(place)  # killed while it wrote
     assert searched(place, "tpe", 14) == searched(tmp_path / "whole.log", "tpe", 14)
     lines = tried.read_text().splitlines()
     repeated = [line for line in {*lines} if lines.count(line) > 1]

@@ -59,9 +59,12 @@ def leaf(key: str, value) -> list[Problem]:
     (section, *path), sections = key.split("."), table()["sections"] | {"hydra": table()["hydra"]}
     if section not in sections:
         return [(key, unknown("section", section, table()["sections"]))]
-    known = {name.rstrip("?") for shape in _shapes(sections[section]) for name in shape}
-    tries = [check(value, rule, key) for rule in _rules(sections[section], path)]
-    return min(tries, key=len, default=[(key, unknown("key", ".".join(path), known))])
+    if tries := [check(value, rule, key) for rule in _rules(sections[section], path)]:
+        return min(tries, key=len)
+    depth = next((i for i in range(len(path)) if not _rules(sections[section], path[: i + 1])), 0)
+    above = _rules(sections[section], path[:depth])
+    known = {name.rstrip("?") for rule in above for shape in _shapes(rule) for name in shape}
+    return [(key, unknown("key", ".".join(path[depth : depth + 1]), known))]
 
 
 def is_map(key: str) -> bool:

@@ -53,7 +53,7 @@ def _plan(config: dict) -> study.Plan:
     """Return how to search: the candidate's own values come first where a sampler begins from something."""
     found, metric = config["sweep"], config["task"]["metric"]
     said = {key: found[key] for key in study.SAID if key in found}
-    own, outside = sweeps.start(spaces.of(found), config)
+    own, outside = sweeps.start(spaces.of(found), partial(sweeps.own, config))
     said["enqueue"] = (*(() if outside else (own,)), *said.get("enqueue", ()))
     direction = "maximize" if metrics.load(metric).GREATER_IS_BETTER else "minimize"
     return study.Plan(seed=config["seed"], directions=(direction,), num_checks=sweeps.num_checks(config), **said)

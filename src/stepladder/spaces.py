@@ -109,12 +109,12 @@ def word(value) -> str:
 
 
 def of(sweep: dict) -> list[Parameter]:
-    """Return the parameters of a section sweep that has no fault, groups before what exists under their options."""
+    """Return the parameters of a section sweep that has no fault."""
     return read(sweep["parameters"])[0]
 
 
 def read(parameters: dict, where: tuple[Where, ...] = ()) -> tuple[list[Parameter], list[Problem]]:
-    """Return the parameters that a section's `parameters` say, and what is wrong with those that say none."""
+    """Return the parameters that are said, groups before what exists under their options, and what says none."""
     space, found = [], []
     for key, said in parameters.items():
         group, equals, options = key.partition("=")
@@ -126,7 +126,7 @@ def read(parameters: dict, where: tuple[Where, ...] = ()) -> tuple[list[Paramete
                 space.append(parameter(key, said, where))
         except ConfigError as error:
             found.append((f"sweep.parameters.{key}", str(error)))
-    return space, found
+    return sorted(space, key=lambda each: len(each.where)), found
 
 
 def parameter(key: str, said, where: tuple[Where, ...] = ()) -> Parameter:

@@ -8,13 +8,17 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepladder import spaces
-from stepladder.errors import ConfigError, NumericsError, StepladderError
+from filelock import FileLock, Timeout
 
+from stepladder import spaces, store
+from stepladder.errors import BusyError, ConfigError, NumericsError, StepladderError
+
+PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 SAID = ("sampler", "pruner", "n_trials", "enqueue", "max_failure_rate", "max_seconds")  # in a section sweep
 Evaluate = Callable[[list], Iterable]  # [(trial, point), ...] -> a value, several or what was raised, for each
@@ -35,26 +39,56 @@ class Plan:
     num_checks: int = 1  # validations of a trial at most, as pruners count
 
 
-def open_study(place: str | Path, name: str, plan: Plan):
-    """Return the Optuna study of this name, new or as it was left; `place` is a journal file or a database's URL."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+def where(storage: str | None, name: str) -> Path | str:
+    """Return where a study lies: the journal file or the database's URL that is named, else a file of its own."""
+    if storage and "://" in storage:
+        return storage
+    return Path(storage or store.root() / "state" / "studies" / f"{name}.log").resolve()
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+@contextmanager
+def exclusive(place: Path | str) -> Iterator[None]:
+    """Let one process at a time ask the study of a journal file; BusyError for another. A database serves many."""
+    if isinstance(place, str):
+        yield
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place.with_name(f".{place.name}.busy"), timeout=0):
+            yield
+    except Timeout:
+        raise BusyError(f"{place}: another process is at this study; wait for it, or end it") from None
+
+
+def open_study(place: Path | str, name: str, plan: Plan, *, anew: bool = False):
+    """Return the Optuna study of this name, as it was left or new; nobody else may ask that of a journal file."""
+    import optuna
+
     if isinstance(place, Path):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _mend(place.resolve())
-        place = JournalStorage(
-            JournalFileBackend(str(place.resolve()))
-        )  # its lock is a link, which wants the whole path
+        _mend(place)
+    storage = _storage(place)
+    if anew and name in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=name, storage=storage)
     return optuna.create_study(
-        storage=place, study_name=name, directions=plan.directions, pruner=_pruner(plan), load_if_exists=True
+        storage=storage, study_name=name, directions=plan.directions, pruner=_pruner(plan), load_if_exists=True
     )
 
 
-def run(study, space: list[spaces.Parameter], plan: Plan, evaluate: Evaluate, *, batch: int = 1) -> list:
-    """Try points until the study has its trials, `batch` at a time, and return these: one alone is reproducible.
+def join(place: Path | str, name: str, plan: Plan, number: int):
+    """Return the trial of a study that another process asked for, so that this one reports what it reaches."""
+    import optuna
+
+    chance = optuna.samplers.RandomSampler()  # draws nothing: the point is there
+    study = optuna.load_study(study_name=name, storage=_storage(place), sampler=chance, pruner=_pruner(plan))
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def run(
+    study, space: list[spaces.Parameter], plan: Plan, evaluate: Evaluate, *, batch: int = 1, alone: bool = True
+) -> list:
+    """Try points until the study has its trials, `batch` at a time, and return these: one at a time is reproducible.
+
+    What is running in a study that no other process asks (`alone`) is of a dead one, and gone on with.
 
     Raises what a trial raised where more than the allowed share of trials fail: that one is not told, and tried again
     by the same command.
@@ -67,7 +101,7 @@ def run(study, space: list[spaces.Parameter], plan: Plan, evaluate: Evaluate, *,
     spare = plan.max_failure_rate * total
     _require_few_failures(finished(study)[:total], total, spare)
     while (left := total - len(finished(study))) > 0 and seconds(study) < (plan.max_seconds or math.inf):
-        asked = _ask(study, space, plan, min(left, batch))
+        asked = _ask(study, space, plan, min(left, batch), alone)
         began, fault = time.monotonic(), None
         for (trial, chosen), outcome in zip(asked, evaluate(asked), strict=True):
             trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
@@ -123,15 +157,28 @@ def report(trial, value: float, step: int) -> None:
         trial.report(value, len(steps) + 1)
         trial.set_user_attr("steps", [*steps, step])
     if trial.should_prune():
-        raise optuna.TrialPruned(f"after {len(trial.user_attrs['steps'])} validations")
+        stopped = optuna.TrialPruned(f"after {len(trial.user_attrs['steps'])} validations")
+        stopped.status = PRUNED
+        raise stopped
 
 
-def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int) -> list:
+def _storage(place: Path | str):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if isinstance(place, str):
+        return place
+    return JournalStorage(JournalFileBackend(str(place.resolve())))  # the lock beside it is a link by its whole path
+
+
+def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, alone: bool) -> list:
     """Return so many trials and their points; first those that a dead process had in hand, as they were."""
     import optuna
 
     asked, states = [], optuna.trial.TrialState
-    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,))[:number]:
+    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,))[: number * alone]:
         study.sampler = _sampler(plan, left.number)
         asked.append(optuna.Trial(study, left._trial_id))
     while len(asked) < number:
@@ -148,6 +195,8 @@ def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
     values = outcome if isinstance(outcome, Exception | list | tuple) else [outcome]
     if not isinstance(values, Exception) and not all(map(math.isfinite, values)):
         values = NumericsError(f"its score is {outcome}, not a finite number")
+    elif not isinstance(values, Exception) and len(values) != len(study.directions):
+        values = ConfigError(f"{len(values)} scores for {len(study.directions)} directions")
     if isinstance(values, optuna.TrialPruned):
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     elif isinstance(values, Exception):
@@ -212,16 +261,10 @@ def _pruner(plan: Plan):
     return made[plan.pruner]()
 
 
-def _mend(file: Path) -> None:
-    """Take back half a line that a killed process wrote last: the next one would be written behind it."""
-    from optuna.storages.journal import JournalFileSymlinkLock
-
-    if not file.is_file() or file.read_bytes().endswith(b"\n"):
-        return
-    lock = JournalFileSymlinkLock(str(file))
-    lock.acquire()
-    try:
-        with file.open("r+b") as journal:
-            journal.truncate(journal.read().rfind(b"\n") + 1)
-    finally:
-        lock.release()
+def _mend(journal: Path) -> None:
+    """Take back what a killed process left: its lock, and half a line, behind which the next would be written."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if journal.is_file():
+        with journal.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -4,6 +4,8 @@ The sections must be well formed by themselves (schema.problems); nothing here i
 """
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 from stepladder import schema, spaces
 from stepladder.errors import unknown
@@ -12,6 +14,7 @@ from stepladder.spaces import Parameter, Where
 
 NUMERIC = ("cmaes", "qmc")  # samplers of numbers
 UNBRANCHED = ("gp", *NUMERIC)  # samplers of spaces in which every parameter always exists
+ONE_CHECK = "a trial here validates once; raise trainer.checks_per_epoch, or prune none"
 MAX_CORNERS = 16  # of a space that are looked at before anything runs
 
 
@@ -63,23 +66,23 @@ def of_candidate(found: dict) -> list[Problem]:
         if dot and not each.where and inner.split(".")[0] not in (found[section] or {}):
             problems.append((each.place, unknown("key of this candidate", inner, found[section] or ())))
     if pruned and num_checks(found) < 2:
-        problems.append(("sweep.pruner", "a trial here validates once; raise trainer.checks_per_epoch, or prune none"))
+        problems.append(("sweep.pruner", ONE_CHECK))
     if pruned and task == "generation" and trainer.get("monitor") == "loss":
         cure = f"trainer.monitor: {found['task']['metric']}"
         problems.append(("sweep.pruner", f"it goes by what validations answer, which here is only their loss; {cure}"))
     if not problems and sweep.get("sampler", "grid") != "grid":
-        point, outside = start(space, found)
+        point, outside = start(space, partial(own, found))
         cure = "the first trial is with it; let the space hold it, or set it to what lies inside"
         problems += [(each.place, f"the candidate's own {point[each.key]!r} lies outside; {cure}") for each in outside]
     return problems
 
 
-def start(space: list[Parameter], config: dict) -> tuple[dict, list[Parameter]]:
-    """Return the candidate's own point, and those parameters that do not hold its values."""
+def start(space: list[Parameter], own: Callable[[str], object]) -> tuple[dict, list[Parameter]]:
+    """Return the point of a config's own values, `own(key)`, and those parameters that do not hold them."""
     point: dict = {}
     for each in space:
         if each.exists(point):
-            point[each.key] = own(config, each.key)
+            point[each.key] = own(each.key)
     return point, [
         each for each in space if each.key in point and each.exists(point) and not each.holds(point[each.key])
     ]
@@ -106,7 +109,8 @@ def changes(config: dict, point: dict) -> dict:
 def num_checks(config: dict) -> int:
     """Return how often a trial validates at most."""
     trainer = config["trainer"] or {}
-    return (config["sweep"]["max_epochs"] or trainer.get("max_epochs", 1)) * trainer.get("checks_per_epoch", 1)
+    epochs = (config["sweep"] or {}).get("max_epochs") or trainer.get("max_epochs", 1)
+    return epochs * trainer.get("checks_per_epoch", 1)
 
 
 def corners(space: list[Parameter]) -> list[dict]:
