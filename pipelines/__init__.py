@@ -142,6 +142,8 @@ def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | Non
     try:
         return _careful(function, compose.plain(config))
     except Exception as error:
+        if many and hasattr(error, "status"):  # a pruned trial, which is no fault
+            raise
         code = _told(error, wanted)
         if not many:
             raise SystemExit(code) from None

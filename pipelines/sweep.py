@@ -9,8 +9,8 @@ from stepladder import compose, search
 
 @stage
 def main(config: dict) -> None:
-    """Try every combination and write the sections of the best."""
-    search.grid(config, compose.trial)
+    """Try the candidate's points and write the sections of the best."""
+    search.sweep(config, compose.trial)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand probing",
     "candidates registry",
-    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped",
+    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
-    "calibration combining comparison diagnosis leaderboard slices work splits prompts assets fingerprints dialects"
-    " report tokens",
+    "calibration combining comparison diagnosis leaderboard slices sweeps work splits prompts assets fingerprints"
+    " dialects report tokens",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
-    " schema store integrity speech conversations",
+    " schema store integrity spaces speech conversations",
     "disk numerics targets",
     "errors interruption",
 )
@@ -37,7 +37,8 @@ OWNERS = {
     "peft": MODEL_FLOORS,
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,
-    "hydra": {"compose", "typed"},
+    "hydra": {"compose", "spaces", "typed"},
+    "optuna": {"study"},
 }
 MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])
@@ -50,7 +51,7 @@ WHOLE = {"configure"}  # depends on all of src/
 OWN_WORK = {"register": ("registry.py", "serving.py")}  # outside every other stage, but this one's work
 BESIDE = (".html", ".css")  # a template belongs to the module it lies beside
 LIGHT = ("configure", "fetch", "prepare", "split", "assign", "sweep", "probe", "score", "compare", "verdict", "verify")
-HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow"}
+HEAVY = {"torch", "lightning", "peft", "transformers", "mlflow", "optuna"}
 MAX_FUNCTION, MAX_MODULE, MAX_STAGE_FILE = 60, 300, 40  # lines
 
 

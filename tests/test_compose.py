@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from ruamel.yaml import YAML
 
-from stepladder import compose, dialects, fingerprints, leftovers, typed
+from stepladder import compose, dialects, fingerprints, leftovers, spaces
 from stepladder.errors import ConfigError
 
 SALT = st.text(st.sampled_from("ab '\"\\\n\r\t{}[]:,=#$\u2028\x85\x1cäé0"), max_size=12)
@@ -133,7 +133,7 @@ def test_options_hold_the_sections_that_a_sweep_may_choose(tmp_path, params, mon
 )
 def test_a_value_survives_hydras_grammar(value):
     override = OverridesParser.create().parse_override(f"key={compose.literal(value)}")
-    assert typed.plain(override.value()) == value
+    assert spaces.plain(override.value()) == value
 
 
 def test_a_key_that_hydras_grammar_cannot_say_is_refused():

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder import compose, records, schema, splits
+from stepladder import compose, records, schema, splits, sweeps
 from stepladder.errors import ConfigError, DataError
 from stepladder.sources import csv, vader
 from tests.conftest import LORA, SIZES, sentences
@@ -335,7 +335,7 @@ def test_a_sweep_may_choose_between_a_curriculum_and_its_control():
     assert composed["curriculum"] is None
     assert compose.trial(composed, {"curriculum": "length"})["curriculum"] == SHIPPED["length"]
     assert compose.trial(composed, {"curriculum": "none"})["curriculum"] is None
-    assert schema.problems("sweep", {"parameters": {"curriculum.start": [0.1, 2]}, "max_rows": None, "max_epochs": 1})
+    assert sweeps.problems({"parameters": {"curriculum.start": [0.1, 2]}, "max_rows": None, "max_epochs": 1})
 
 
 def opened(tiny, state, *, form="bert", method=None, **changes) -> Run:

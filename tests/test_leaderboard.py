@@ -100,7 +100,7 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     save(root / f"runs/{name}/evaluate.json", {"key": "trained", "examples_per_second": num_rows / (seconds + 1)})
     save(root / f"reports/probes/{name}.json", RISKS if name == "lora_smollm2" else {})
     if name == "lora":
-        save(root / f"runs/{name}/sweep.json", {"key": "searched", "seconds": 96.0})
+        save(root / f"runs/{name}/sweep.json", {"key": "searched", "trial_seconds": 96.0})
 
 
 def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:

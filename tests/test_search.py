@@ -1,14 +1,33 @@
 """Search: the grid picks the best by validation, writes whole sections, and never opens the test file."""
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, compose, dialects, levels, records, search, splits, store
+from stepladder import (
+    by_hand,
+    candidates,
+    compose,
+    dialects,
+    exporter,
+    learner,
+    levels,
+    records,
+    search,
+    spaces,
+    splits,
+    store,
+    study,
+)
+from stepladder.errors import ConfigError
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -42,6 +61,17 @@ def trial(config: dict, changes: dict) -> dict:
     return found
 
 
+def lora(choose, parts: dict | None = None, **sweep) -> dict:
+    """Return a candidate that searches its learning rate by TPE."""
+    given = {"parameters": {"optimizer.learning_rate": "tag(log, interval(1e-4, 1e-2))"}, "sampler": "tpe"}
+    given |= {"n_trials": 4, "max_rows": 16, "max_epochs": 1}
+    return {**choose("finetune", "bert", **(parts or {})), "candidate": "lora", "sweep": given | sweep}
+
+
+def table() -> pl.DataFrame:
+    return pl.read_parquet("reports/trials/lora.parquet")
+
+
 @pytest.mark.capability(24)
 def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(place, choose, monkeypatch, capsys):
     opened, read = [], records.read
@@ -51,9 +81,17 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
         "max_rows": 32, "max_epochs": 20,
     }  # fmt: skip
     config = {**choose("finetune", "bert", trainer={"patience": 20}), "candidate": "lora", "sweep": sweep}
-    search.grid(config, trial)
+    search.sweep(config, trial)
     table = pl.read_parquet("reports/trials/lora.parquet")
-    assert table.columns == ["optimizer.learning_rate", "trainer.gradient_clip", "score", "loss"]
+    assert table.columns == [
+        "trial",
+        "state",
+        "optimizer.learning_rate",
+        "trainer.gradient_clip",
+        "score",
+        "loss",
+        "fault",
+    ]
     assert len(table) == 4
     best = table.row(table["score"].arg_max(), named=True)
     found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
@@ -67,31 +105,32 @@ def test_the_best_on_val_is_written_as_whole_sections_and_test_is_never_read(pla
     assert sections["trainer"]["max_epochs"] == 1  # the sweep's own, short or long, is not the candidate's
     assert set(opened) == {"data/films/train.parquet", "data/films/val.parquet"}
     assert candidates.tuned(config)["optimizer"]["learning_rate"] == 0.01
-    assert "trial 4 of 4" in capsys.readouterr().out
+    assert "trial 4 of 4: " in capsys.readouterr().out
     assert cost["num_trials"] == 4
-    assert not list(Path("state", "sweep").glob("*/*/fit")), "weights of trials are not kept"
+    assert cost["trial_seconds"] > 0
+    assert not list(Path("state", "sweep").glob("*/fit")), "weights of trials are not kept"
 
 
 @pytest.mark.capability(24)
 def test_a_search_that_was_stopped_tries_no_trial_twice(place, choose, monkeypatch):
     sweep = {"parameters": {"optimizer.learning_rate": [1e-3, 2e-3, 3e-3]}, "max_rows": 16, "max_epochs": 1}
     config = {**choose("finetune", "bert"), "candidate": "lora", "sweep": sweep}
-    search.grid(config, trial)
+    search.sweep(config, trial)
     whole, tuned = pl.read_parquet("reports/trials/lora.parquet"), Path("tuned", "lora.yaml").read_text()
     shutil.rmtree("state")
     tried, real = [], search._tried
 
-    def dies(config, point, *words):
-        tried.append(point["optimizer.learning_rate"])
+    def dies(config, files, sections, *words):
+        tried.append(sections["optimizer"]["learning_rate"])
         if len(tried) == 3:
             raise KeyboardInterrupt
-        return real(config, point, *words)
+        return real(config, files, sections, *words)
 
     monkeypatch.setattr(search, "_tried", dies)
     with pytest.raises(KeyboardInterrupt):
-        search.grid(config, trial)
-    search.grid(config, trial)
-    assert tried == [1e-3, 2e-3, 3e-3, 3e-3]
+        search.sweep(config, trial)
+    search.sweep(config, trial)
+    assert tried == [3e-3, 1e-3, 2e-3, 2e-3], "the candidate's own is first"
     assert (
         pl.read_parquet("reports/trials/lora.parquet").equals(whole) and Path("tuned", "lora.yaml").read_text() == tuned
     )
@@ -104,9 +143,9 @@ def searching(**parameters) -> dict:
 
 
 def test_a_winning_option_brings_along_the_sections_that_it_switches(place, monkeypatch):
-    monkeypatch.setattr(search, "_tried", lambda config, point, *_: {"score": point["method"] == "full", "loss": 0.0})
+    monkeypatch.setattr(search, "_tried", lambda config, files, made, *_: float(made["method"] == {"name": "full"}))
     config = searching(method=["lora", "full"])
-    search.grid(config, compose.trial)
+    search.sweep(config, compose.trial)
     found, won = candidates.tuned(config), compose.compose(["method=full"])
     assert (found["method"], found["optimizer"]) == ({"name": "full"}, won["optimizer"])
     assert {name for name in found if found[name] != config[name]} == {"method", "optimizer"}
@@ -114,7 +153,7 @@ def test_a_winning_option_brings_along_the_sections_that_it_switches(place, monk
 
 def test_a_candidate_without_a_sweep_keeps_what_it_has(place, choose):
     config = {**choose("finetune", "bert"), "candidate": "lora"}
-    search.grid(config, trial)
+    search.sweep(config, trial)
     assert Path("tuned", "lora.yaml").read_text() == "sections: {}\n"
     assert candidates.tuned(config) == config
     assert pl.read_parquet("reports/trials/lora.parquet").is_empty()
@@ -123,13 +162,8 @@ def test_a_candidate_without_a_sweep_keeps_what_it_has(place, choose):
 
 def test_a_task_of_texts_is_judged_by_its_metric_though_training_watches_the_loss(place, choose):
     sweep = {"parameters": {"optimizer.learning_rate": [1e-3, 3e-3]}, "max_rows": 16, "max_epochs": 1}
-    search.grid({**choose("finetune", "llama", task="generation"), "candidate": "writer", "sweep": sweep}, trial)
+    search.sweep({**choose("finetune", "llama", task="generation"), "candidate": "writer", "sweep": sweep}, trial)
     assert pl.read_parquet("reports/trials/writer.parquet")["score"].is_between(0, 100).all()
-
-
-@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("log_loss", 2)])
-def test_the_first_of_equal_scores_wins_in_the_direction_of_the_metric(metric, best):
-    assert search._best([0.5, 0.7, 0.2, 0.7, 0.2], metric) == best
 
 
 @pytest.fixture
@@ -164,12 +198,120 @@ def test_a_trial_is_as_long_as_the_sweep_says_and_sees_no_row_beyond_the_candida
 ):
     sweep = {"parameters": {"optimizer.learning_rate": [1e-3]}, **limits}
     config = choose("finetune", "bert", data={"max_rows": own})
-    search.grid({**config, "candidate": "lora", "sweep": sweep}, trial)
+    search.sweep({**config, "candidate": "lora", "sweep": sweep}, trial)
     assert [(each["num_rows"], each["trainer"]["max_epochs"]) for each in seen] == [expected]
 
 
 def test_texts_and_lists_are_values_of_one_key_and_reach_the_trials_as_they_are(place, seen):
     modules = ["all-linear", ["query", "it's"]]
-    search.grid(searching(**{"method.target_modules": modules}), compose.trial)
+    search.sweep(searching(**{"method.target_modules": modules}), compose.trial)
     assert [each["method"]["target_modules"] for each in seen] == modules
     assert len(pl.read_parquet("reports/trials/lora.parquet")) == 2
+
+
+@pytest.mark.capability(24)
+def test_the_candidates_own_values_come_first_then_those_that_are_known_then_the_samplers(place, choose, seen):
+    search.sweep(lora(choose, enqueue=[{"optimizer.learning_rate": 5e-3}]), trial)
+    rates = table()["optimizer.learning_rate"].to_list()
+    assert rates[:2] == [3e-3, 5e-3] and len({*rates}) == 4
+    assert [each["optimizer"]["learning_rate"] for each in seen] == rates
+    assert candidates.tuned(lora(choose))["optimizer"]["learning_rate"] == 3e-3, "of equals the first"
+
+
+def test_more_trials_go_on_with_the_study_that_is_there(place, choose, seen):
+    search.sweep(lora(choose), trial)
+    first = table()
+    search.sweep(lora(choose, n_trials=6), trial)
+    assert len(seen) == 6 and table()[:4].equals(first)
+    search.sweep(lora(choose), trial)
+    assert len(seen) == 6 and table().equals(first), "what was tried is not tried again"
+
+
+def test_what_a_time_limit_ended_is_marked_as_not_reproducible(place, choose, seen):
+    search.sweep(lora(choose, max_seconds=1e-6), trial)
+    assert yaml.safe_load(Path("tuned", "lora.yaml").read_text())["reproducible"] is False
+    assert len(table()) == 1
+
+
+def test_a_trial_whose_loss_is_lost_is_a_row_and_not_the_end(place, choose):
+    rates = {"optimizer.learning_rate": [3e-3, 1e6]}
+    search.sweep(lora(choose, parameters=rates, sampler="grid", n_trials=None, max_failure_rate=0.5), trial)
+    assert table()["state"].to_list() == ["complete", "failed"]
+    assert table()["fault"][0] is None and "learning rate" in table()["fault"][1]
+    with pytest.raises(ConfigError, match=r"1 of 2 trials failed; trial 1: .*learning rate .*lower optimizer.learn"):
+        search.sweep(lora(choose, parameters=rates, sampler="grid", n_trials=None), trial)
+
+
+@pytest.mark.capability(24)
+def test_a_pruned_trial_ends_after_the_validation_that_condemned_it_and_is_not_fitted_again(place, choose, monkeypatch):
+    parts = {"trainer": {"checks_per_epoch": 4, "monitor": "accuracy"}}
+    rates = {"optimizer.learning_rate": [1e-12, 0.3, 0.5]}
+    config = lora(choose, parts, parameters=rates, sampler="grid", n_trials=None, pruner="halving")
+    config["sweep"] |= {"max_rows": None, "max_epochs": 3}
+    config["task"] = config["task"] | {"metric": "log_loss"}
+    steps, step = [], learner.Learner.training_step
+    monkeypatch.setattr(learner.Learner, "training_step", lambda *words: steps.append(1) or step(*words))
+    search.sweep(config, trial)
+    assert table()["state"].to_list() == ["complete", "pruned", "pruned"]
+    assert len(steps) < 18 + 2 * 6, "each of the pruned ones was spared most of its 18 steps"
+    num_steps = len(steps)
+    search.sweep(config, trial)
+    assert len(steps) == num_steps
+
+
+@pytest.mark.capability(24)
+def test_a_run_typed_by_hand_reports_to_its_study_and_may_be_pruned(place, choose, tiny, monkeypatch):
+    """What --multirun does in each job: join the study of the sweeper, train, and end where the pruner says so."""
+    monkeypatch.setattr(exporter, "beside", lambda *_: contextlib.nullcontext({}))
+    plan = study.Plan(seed=0, sampler="grid", pruner="halving", num_checks=8)
+    file, space = place / "study.log", spaces.of({"parameters": {"optimizer.learning_rate": [1e-12, 0.3, 0.5]}})
+    section = {"name": "bert", "kind": "encoder", "asset": {"kind": "local", "path": str(tiny / "bert")}}
+    pace = {"trainer": {"checks_per_epoch": 4, "monitor": "accuracy", "max_epochs": 2, "patience": 9}, "model": section}
+    config = {**choose("finetune", "bert", **pace), "candidate": None}
+    config["model"]["conversion"], config["task"] = None, config["task"] | {"metric": "log_loss"}
+
+    def jobs(asked):
+        for one, point in asked:
+            changed, output = trial(config, point), place / f"job{one.number}"
+            try:
+                joins = by_hand.Trial(str(file), "s", "halving", one.number)
+                yield by_hand.train(changed, output, trial=joins)["log_loss"]
+            except study.pruned() as stopped:
+                assert stopped.status == "KILLED"  # as MLflow is told
+                yield stopped
+
+    trials = study.run(study.open_study(file, "s", plan), space, plan, jobs)
+    assert [each.state.name for each in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert len(trials[1].intermediate_values) == 2 < len(trials[0].intermediate_values)
+    assert not [path for path in Path("state", "train").iterdir() if path.is_dir()], "nobody goes on with them"
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.pruner=halving: a trial here validates once"):
+        by_hand.train(
+            choose("finetune", "bert", model=section), place, trial=by_hand.Trial(str(file), "s", "halving", 0)
+        )
+
+
+OPENS = """
+import json, sys
+opened = set()
+sys.addaudithook(lambda event, words: opened.add(str(words[0])) if event == "open" else None)
+from pathlib import Path
+from tests.test_search import trial
+from stepladder import search
+search.sweep(json.loads(Path("config.json").read_text()), trial)
+print(json.dumps(sorted(opened)))
+open("data/films/test.parquet", "rb").close()
+print(json.dumps(sorted(opened)))
+"""
+
+
+@pytest.mark.capability(24)
+def test_a_process_that_searches_opens_no_file_of_test(place, choose):
+    records.write_json(lora(choose, n_trials=1), Path("config.json"))
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "DVC_ROOT": str(place)}
+    command = [sys.executable, "-c", OPENS]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=True)
+    searched, control = (set(map(Path, json.loads(line))) for line in done.stdout.splitlines()[-2:])
+    test = Path("data", "films", "test.parquet")
+    assert {test.with_name("train.parquet"), test.with_name("val.parquet")} <= {*searched}
+    assert test not in searched and test in control, "the hook hears it where it is opened"

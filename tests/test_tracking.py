@@ -304,20 +304,32 @@ def test_nested_sections_become_flat_parameters_without_the_unused():
     assert tracking.flat({"a": {"b": {"c": 1}, "d": None}, "e": [1], "f": {}}) == {"a.b.c": 1, "e": [1]}
 
 
-def test_the_trials_of_a_sweep_are_children_of_their_candidates_run(candidate):
+@pytest.mark.capability(24)
+def test_a_study_is_a_child_of_its_candidates_run_and_its_trials_are_its_children(candidate):
     import polars as pl
 
-    from stepladder import sync
+    from stepladder import dialects, sync
 
-    rows = [{"optimizer.learning_rate": rate, "score": rate * 2, "loss": 1.0} for rate in (0.1, 0.2)]
+    rates = {0.1: ("complete", 0.2, None), 0.2: ("pruned", 0.1, None), 0.9: ("failed", None, "loss is nan")}
+    rows = [
+        {"trial": i, "state": state, "optimizer.learning_rate": rate, "score": score, "loss": None, "fault": fault}
+        for i, (rate, (state, score, fault)) in enumerate(rates.items())
+    ]
     records.write(pl.DataFrame(rows), candidate / "reports" / "trials" / "lora.parquet")
-    records.write_text("sections: {}\nkey: two rates\n", Path("tuned", "lora.yaml"))
-    records.write_json({"key": "two rates", "git_revision": "c0ffee"}, Path("runs", "lora", "sweep.json"))
-    told = sync.entry("lora")
-    one = tracker()
-    parent = one.tell(told)
-    children = [one.client.get_run(one.tell(trial)) for trial in sync.trials(told, parent=parent)]
-    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent, parent]
-    assert [run.data.metrics["val/accuracy"] for run in children] == [0.2, 0.4]
-    assert [run.data.params["optimizer.learning_rate"] for run in children] == ["0.1", "0.2"]
-    assert {run.data.tags["mlflow.source.git.commit"] for run in children} == {"c0ffee"}
+    records.write_text("sections: {}\nkey: three rates\n", Path("tuned", "lora.yaml"))
+    records.write_json({"key": "three rates", "git_revision": "c0ffee"}, Path("runs", "lora", "sweep.json"))
+    sections = dialects.read(Path("build", "lora.yaml")) | {"sweep": {"sampler": "tpe", "n_trials": 3}}
+    records.write_text(yaml.safe_dump(sections), Path("build", "lora.yaml"))
+    first, told = sync.tell(["lora"]), sync.entry("lora")
+    assert sync.tell(["lora"]) == first, "told twice it is the same run"
+    client = tracker().client
+    runs = {run.info.run_name: run for run in client.search_runs(["1"])}
+    study, trials = runs["lora-sweep"], [runs[f"lora-trial-{i}"] for i in range(3)]
+    assert study.data.tags["mlflow.parentRunId"] == first["lora"] and told.name == "lora"
+    assert study.data.params == {"sampler": "tpe", "n_trials": "3"}
+    assert study.data.metrics == {"val/accuracy": 0.2, "num_complete": 1, "num_pruned": 1, "num_failed": 1}
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
+    assert [run.data.tags["stepladder.state"] for run in trials] == ["complete", "pruned", "failed"]
+    assert [run.data.metrics for run in trials] == [{"val/accuracy": 0.2}, {"val/accuracy": 0.1}, {}]
+    assert [run.data.params["optimizer.learning_rate"] for run in trials] == ["0.1", "0.2", "0.9"]
+    assert {run.data.tags["mlflow.source.git.commit"] for run in trials} == {"c0ffee"} and len(runs) == 5

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,7 @@ from stepladder import levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
+Report = Callable[[str, float, int], None]  # name, value, step
 UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "probe", "code")
 
 
@@ -101,10 +103,11 @@ def sample(train: pl.DataFrame, max_rows: int | None, seed: int) -> pl.DataFrame
     return kept
 
 
-def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
+def fit(sections: dict, files: Inputs, *, made: Path, state: Path, report: Report | None = None) -> None:
     """Train one candidate; put its model, its val predictions and what it cost into `made`.
 
-    `state` holds the way there: a training that was stopped goes on, and its history and cost are those of one.
+    `report` hears each value that is told, and may end the training by an exception of its own. `state` holds the way
+    there: a training that was stopped goes on, and its history and cost are those of one.
     """
     train, val = files.read("train"), files.read("val")
     print(f"{sections['level']['name']}: {len(train):,} train and {len(val):,} val rows", flush=True)
@@ -115,7 +118,7 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path) -> None:
         print(file=history)  # ends the half line that a killed process may have left
         with runs.timed(cost, "fit_seconds"):
             further = {"corpus": files.corpus(), "mixture": files.mixture()}
-            facts = level.fit(sampled, val, state=state / "fit", log=_journal(history), **further)
+            facts = level.fit(sampled, val, state=state / "fit", log=_journal(history, report), **further)
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
     cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
     cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)
@@ -144,11 +147,14 @@ def train(config: dict) -> dict[str, float]:
         return fit_into(*places, sections=sections, files=files, cost=cost)
 
 
-def fit_into(folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict) -> dict[str, float]:
+def fit_into(
+    folder: Path, predictions: Path, *, sections: dict, files: Inputs, cost: dict, report: Report | None = None
+) -> dict[str, float]:
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
     name, found = sections["candidate"] or "by_hand", basis(sections, files.files)
     with work.at("train", name, key(sections, files.files), basis=found) as state:
-        made = store.settle(state / "result", lambda part: fit(sections, files, made=part, state=state))
+        build = partial(fit, sections, files, state=state, report=report)
+        made = store.settle(state / "result", lambda part: build(made=part))
         shutil.rmtree(state / "fit", ignore_errors=True)  # the way there, larger than what it led to
         cost |= json.loads((made / "cost.json").read_text())
         work.publish(made / "model", folder)
@@ -180,7 +186,7 @@ def _checked(file: dict[str, str]) -> Path:
     return path
 
 
-def _journal(file) -> Callable:
+def _journal(file, report: Report | None) -> Callable:
     """Return the log of a training: a line a value, on the disk before the call ends.
 
     So no checkpoint, which is written after what led to it was told, is ever ahead of the journal.
@@ -189,6 +195,8 @@ def _journal(file) -> Callable:
     def log(name: str, value: float, step: int, epoch: int) -> None:
         print(json.dumps({"name": name, "value": value, "step": step, "epoch": epoch}), file=file, flush=True)
         os.fsync(file.fileno())
+        if report:
+            report(name, value, step)
 
     return log
 

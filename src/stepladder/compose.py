@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stepladder import dialects, fingerprints, schema
+from stepladder import dialects, fingerprints, schema, spaces
 from stepladder.errors import ConfigError, unknown
 
 CONF = schema.PACKAGE.parents[1] / "conf"
@@ -60,7 +60,12 @@ def candidate(name: str, params: dict) -> dict:
 
     Raises ConfigError with Hydra's reason where the row cannot be composed.
     """
-    found = _complete(overrides(of_candidate(name, params)))
+    return complete(overrides(of_candidate(name, params)))
+
+
+def complete(made: list[str]) -> dict:
+    """Return what a list of overrides composes to, with the options of its sweep and the fingerprints of its code."""
+    found = _complete(made)
     return found | {"options": _options(found)}
 
 
@@ -259,12 +264,15 @@ def _options(composed: dict) -> dict:
     """Return {group: {option: section}} for each group in the sweep; a section that the choice switches along is
     kept under its own group as "<group>=<option>"."""
     found: dict = {}
-    parameters = (composed["sweep"] or {}).get("parameters", {})
-    for group, option in ((key, option) for key in parameters if key in GROUPS for option in parameters[key]):
-        other = trial(composed, {group: option})
-        for section in GROUPS:
-            if section == group or other[section] != composed[section]:
-                found.setdefault(section, {})[option if section == group else f"{group}={option}"] = other[section]
+    space = spaces.of(composed["sweep"]) if composed["sweep"] else []
+    for each in (each for each in space if each.key in GROUPS):
+        for option in each.choices:
+            under = {group: options[0] for group, options in each.where}
+            other = trial(composed, under | {each.key: option})
+            for section in GROUPS:
+                if section == each.key or other[section] != composed[section]:
+                    name = option if section == each.key else f"{each.key}={option}"
+                    found.setdefault(section, {})[name] = other[section]
     return found
 
 

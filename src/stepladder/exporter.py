@@ -44,8 +44,8 @@ def beside(sections: dict, files: dict, output: Path | None = None) -> Iterator[
         try:
             yield ended
             ended["status"] = "FINISHED"
-        except Exception:
-            ended["status"] = "FAILED"
+        except Exception as error:
+            ended["status"] = getattr(error, "status", "FAILED")
             raise
         finally:
             _say(process, ended)

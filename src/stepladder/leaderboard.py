@@ -251,7 +251,7 @@ def _price(root: Path, row: dict) -> dict:
     """Return seconds of sweep and training, test rows per second, peak memory, bytes on disk; None where unknown."""
     costs = runs.known(root, row["candidate"])
     return {
-        "sweep_seconds": costs.get("sweep", {}).get("seconds"),
+        "sweep_seconds": costs.get("sweep", {}).get("trial_seconds"),
         "train_seconds": costs.get("train", {}).get("fit_seconds"),
         "examples_per_second": costs.get("evaluate", {}).get("examples_per_second"),
         "peak_memory_bytes": max((cost.get("peak_memory_bytes") or 0 for cost in costs.values()), default=0) or None,

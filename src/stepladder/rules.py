@@ -6,7 +6,7 @@ The sections must be well formed by themselves (schema.problems); of_candidate(f
 import itertools
 import string
 
-from stepladder import fingerprints, schema
+from stepladder import fingerprints, schema, spaces
 from stepladder.errors import unknown
 from stepladder.schema import Problem
 
@@ -52,15 +52,16 @@ def of_candidate(found: dict) -> list[Problem]:
     monitor = (found["trainer"] or {}).get("monitor", "loss")
     watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
     between = _broken([*_answers(found), *_phases(found), *_methods(found), *_curriculum(found), *_probes(found)])
-    return _uses(found) or _model(found) or [*between, *_prompt(found), *_sweep(found), *watched]
+    return _uses(found) or _model(found) or [*between, *_prompt(found), *watched]
 
 
 def without_effect(found: dict, keys: set[str]) -> list[Problem]:
     """Return the keys a person set for this candidate although nothing reads them here."""
-    searched, shots = (found["sweep"] or {}).get("parameters", {}), (found["prompt"] or {}).get("num_shots", 0)
+    searched, shots = found["sweep"] and spaces.of(found["sweep"]), (found["prompt"] or {}).get("num_shots", 0)
+    grid = searched if (found["sweep"] or {}).get("sampler", "grid") == "grid" else None
     split, level, pacing = found["split"]["name"], found["level"]["name"], (found["curriculum"] or {}).get("pacing")
     rules = [
-        *((True, key, "the sweep chooses it; take it off here or off the sweep") for key in searched),
+        *((True, each.key, "the grid chooses it; take it off here or off the sweep") for each in grid or ()),
         (not shots, "prompt.separator", "it stands between examples, and num_shots is 0"),
         (level == "prompt" and not shots, "data.max_rows", "level prompt without examples never reads a train row"),
         (split != "column", "split.column", f"split {split} never reads a column"),
@@ -285,13 +286,3 @@ def _fields(key: str, text: str, known: set[str]) -> list[Problem]:
     hidden = "input" in known and "input" not in fields
     blind = [(key, "the template never shows the record; it needs {input}")] if hidden else []
     return [(key, unknown("field", field, known)) for field in fields if field not in known] or blind
-
-
-def _sweep(found: dict) -> list[Problem]:
-    """The keys of a search must be keys of the candidate."""
-    pairs = [(key, *key.partition(".")[::2]) for key in (found["sweep"] or {}).get("parameters", {})]
-    return [
-        (f"sweep.parameters.{key}", unknown("key of this candidate", inner, found[section] or ()))
-        for key, section, inner in pairs
-        if inner and inner.split(".")[0] not in (found[section] or {})
-    ]

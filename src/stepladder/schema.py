@@ -56,8 +56,6 @@ def problems(section: str, value, *, partly: bool = False) -> list[Problem]:
     if section == "data" and isinstance(value, dict) and value.get("source") in names("sources"):
         rule = rule | {"options": options(value["source"])}
     found = check(value, rule, section)
-    if section == "sweep" and value and not found:
-        found = [problem for key, values in value["parameters"].items() for problem in _searched(key, values)]
     return [(key, text) for key, text in found if not (partly and text.startswith(("is missing", "must be given")))]
 
 
@@ -66,9 +64,12 @@ def leaf(key: str, value) -> list[Problem]:
     (section, *path), sections = key.split("."), table()["sections"] | {"hydra": table()["hydra"]}
     if section not in sections:
         return [(key, unknown("section", section, table()["sections"]))]
-    known = {name.rstrip("?") for shape in _shapes(sections[section]) for name in shape}
-    tries = [check(value, rule, key) for rule in _rules(sections[section], path)]
-    return min(tries, key=len, default=[(key, unknown("key", ".".join(path), known))])
+    if tries := [check(value, rule, key) for rule in _rules(sections[section], path)]:
+        return min(tries, key=len)
+    depth = next((i for i in range(len(path)) if not _rules(sections[section], path[: i + 1])), 0)
+    above = _rules(sections[section], path[:depth])
+    known = {name.rstrip("?") for rule in above for shape in _shapes(rule) for name in shape}
+    return [(key, unknown("key", ".".join(path[depth : depth + 1]), known))]
 
 
 def is_map(key: str) -> bool:
@@ -189,14 +190,6 @@ def _expected(rule) -> str:
     if words:
         return f"expected {' or '.join(PATTERNS.get(word, ('', word.lstrip('=')))[1] for word in words)}"
     return f"expected keys: {', '.join(_shapes(rule)[0])}"
-
-
-def _searched(key: str, values: list) -> list[Problem]:
-    """Check one key of a search; its groups (method: [lora, full]) are checked where they are composed."""
-    place, (section, dot, _) = f"sweep.parameters.{key}", key.partition(".")
-    if section not in table()["searchable"]:
-        return [(place, unknown("section to search in", section, table()["searchable"]))]
-    return [(place, text) for value in values if dot for _, text in leaf(key, value)]
 
 
 def names(folder: str, package: Path = PACKAGE) -> list[str]:

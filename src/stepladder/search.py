@@ -1,65 +1,101 @@
-"""Search: every combination of a sweep's values, fitted on a sample of train and judged on val; test is never read."""
+"""Search: the trials of a sweep, each a candidate fitted on a sample of train and judged on val; test is never read.
 
-import itertools
-import json
+The first trial of a search by a sampler has the candidate's own values; a grid has the points that it names.
+"""
+
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import yaml
 
-from stepladder import candidates, levels, metrics, records, runs, work
+from stepladder import candidates, levels, metrics, records, runs, spaces, study, sweeps, work
+from stepladder.errors import ConfigError, DataError, NumericsError
 
 Trial = Callable[[dict, dict], dict]  # composes a candidate again with {key: value} on top
+LIMITS = ("n_trials", "max_failure_rate", "max_seconds")  # that say how far a study goes, not where
+FAULTS = (ConfigError, DataError, NumericsError)  # of a trial; another is the machine's, and ends the search
 
 
-def grid(config: dict, trial: Trial) -> None:
+def sweep(config: dict, trial: Trial) -> None:
     """Stage sweep: write tuned/<c>.yaml with the winning sections, whole, and reports/trials/<c>.parquet."""
-    name, sweep = config["candidate"], config["sweep"] or {"parameters": {}}
-    keys = list(sweep["parameters"])
-    points = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep["parameters"].values())]
-    rows, settled = [], {"sections": {}}
-    if keys:
-        files, more = candidates.inputs(config).files, ("sweep", "options")
-        searched, basis = candidates.key(config, files, more=more), candidates.basis(config, files, more=more)
-        with (
-            work.at("sweep", name, searched, basis=basis) as state,
-            runs.measured(Path("runs", name, "sweep.json")) as cost,
-        ):
-            rows = [_once(config, point, trial, state / f"{i + 1} of {len(points)}") for i, point in enumerate(points)]
-            cost |= {"num_trials": len(rows), "key": searched}
-    if rows:
-        best = points[_best([row["score"] for row in rows], config["task"]["metric"])]
-        settled = {"sections": _changed(trial(config, {}), trial(config, best)), "key": searched}
-        print(f"best of {len(rows)} trials: {best}", flush=True)
+    name, settled, rows = config["candidate"], {"sections": {}}, []
+    if config["sweep"]:
+        with runs.measured(Path("runs", name, "sweep.json")) as cost:
+            rows, won = _searched(config, trial, cost)
+        settled = {"sections": _changed(trial(config, {}), trial(config, won)), "key": cost["key"]}
+        settled |= {"reproducible": False} if config["sweep"].get("max_seconds") else {}
     records.write_text(yaml.safe_dump(settled, sort_keys=False), Path("tuned", f"{name}.yaml"))
-    table = pl.DataFrame(rows) if rows else pl.DataFrame(schema={"score": pl.Float64})
+    table = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema={"score": pl.Float64})
     records.write(table, Path("reports", "trials", f"{name}.parquet"))
 
 
-def _once(config: dict, point: dict, trial: Trial, state: Path) -> dict:
-    """Return the row of a trial, which is not tried again when the search goes on after a stop."""
-    file = state / "row.json"
-    if not file.is_file():
-        records.write_json(_tried(config, point, trial, state), file)
-    row = json.loads(file.read_text())
-    print(f"trial {state.name}: {point} -> val/{config['task']['metric']} {row['score']:.4f}", flush=True)
-    return row
+def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict]:
+    """Return a row for each trial, and what the best of them changed in the candidate."""
+    name, files, more = config["candidate"], candidates.inputs(config), ("sweep", "options")
+    space, plan = spaces.of(config["sweep"]), _plan(config)
+    kept = config | {"sweep": {key: value for key, value in config["sweep"].items() if key not in LIMITS}}
+    where, basis = (found(kept, files.files, more=more) for found in (candidates.key, candidates.basis))
+    with work.at("sweep", name, where, basis=basis) as state:
+        found = study.open_study(state / "study.log", name, plan)
+        trials = study.run(found, space, plan, partial(_evaluated, config, files, trial, state))
+    rows = [_row(each, space) for each in trials]
+    best = study.best(trials, plan.directions[0])
+    cost |= {"num_trials": len(rows), "trial_seconds": round(sum(each.user_attrs["seconds"] for each in trials), 3)}
+    cost["key"] = candidates.key(config, files.files, more=more)
+    print(f"best of {len(rows)} trials: {study.point(best, space)}", flush=True)
+    return rows, sweeps.changes(config, study.point(best, space))
 
 
-def _tried(config: dict, point: dict, trial: Trial, state: Path) -> dict:
-    files, sections = candidates.inputs(config), trial(config, _short(config) | point)
+def _plan(config: dict) -> study.Plan:
+    """Return how to search: the candidate's own values come first where a sampler begins from something."""
+    found, metric = config["sweep"], config["task"]["metric"]
+    said = {key: found[key] for key in study.SAID if key in found}
+    own, outside = sweeps.start(spaces.of(found), partial(sweeps.own, config))
+    said["enqueue"] = (*(() if outside else (own,)), *said.get("enqueue", ()))
+    direction = "maximize" if metrics.load(metric).GREATER_IS_BETTER else "minimize"
+    return study.Plan(seed=config["seed"], directions=(direction,), num_checks=sweeps.num_checks(config), **said)
+
+
+def _evaluated(config: dict, files, trial: Trial, state: Path, asked: list) -> Iterator[float | Exception]:
+    """Yield what each trial reached, or why it did not; what it left is removed when that is told."""
+    for one, point in asked:
+        try:
+            sections = trial(config, _short(config) | sweeps.changes(config, point))
+            outcome = _tried(config, files, sections, one, state / "fit")
+        except (study.pruned(), *FAULTS) as reason:
+            outcome = reason
+        yield outcome
+        shutil.rmtree(state / "fit", ignore_errors=True)
+
+
+def _tried(config: dict, files, sections: dict, trial, state: Path) -> float:
     train = candidates.sample(files.read("train"), sections["data"]["max_rows"], sections["seed"])
     val, metric = files.read("val"), config["task"]["metric"]
+
+    def log(name: str, value: float, step: int, _epoch: int) -> None:
+        if name == f"val/{metric}":
+            study.report(trial, value, step)
+
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
-    facts = level.fit(
-        train, val, state=state / "fit", log=lambda *_: None, corpus=files.corpus(), mixture=files.mixture()
-    )
+    further = {"corpus": files.corpus(), "mixture": files.mixture()}
+    facts = level.fit(train, val, state=state / str(trial.number), log=log, **further)
     answers = level.predict(val) if level.validated is None else level.validated
-    shutil.rmtree(state / "fit", ignore_errors=True)
+    trial.set_user_attr("loss", facts.get("best_loss"))
+    if (score := metrics.load(metric).compute(answers)) is None:
+        raise DataError(f"{metric} is not defined on these {len(val)} val records")
+    return float(score)
+
+
+def _row(trial, space: list[spaces.Parameter]) -> dict:
+    """Return what a table of trials says of one: nothing that another run would say otherwise."""
+    point = study.point(trial, space)
     shown = {key: str(value) if isinstance(value, list | dict) else value for key, value in point.items()}
-    return {**shown, "score": metrics.load(metric).compute(answers), "loss": facts["best_loss"]}
+    keys = {each.key: shown.get(each.key) for each in space}
+    told = {"score": trial.value, "loss": trial.user_attrs.get("loss"), "fault": trial.user_attrs.get("fault")}
+    return {"trial": trial.number, "state": study.STATES[trial.state.name], **keys, **told}
 
 
 def _short(config: dict) -> dict:
@@ -72,9 +108,3 @@ def _short(config: dict) -> dict:
 def _changed(own: dict, won: dict) -> dict:
     """Return the winner's sections, whole, that differ from the candidate's own: an option may switch others along."""
     return {name: won[name] for name in won if name not in candidates.UNTRACKED and won[name] != own[name]}
-
-
-def _best(scores: list[float], metric: str) -> int:
-    """Return the position of the best score, the first of equals."""
-    sign = 1 if metrics.load(metric).GREATER_IS_BETTER else -1
-    return max(range(len(scores)), key=lambda i: sign * scores[i])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepladder import compose, dialects, schema
+from stepladder import compose, dialects, schema, sweeps
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
 
@@ -44,7 +44,8 @@ def _group(group: str, content: dict, path: Path) -> list[Problem]:
         return [("", f"${{...}} is refused: values are written out; of packages there is only {GLOBAL!r}")]
     if not marked:
         found = schema.problems(group, content, partly=_gives(content))
-        return found or (unknown_data(content) if group == "mixture" else [])
+        told = {"mixture": unknown_data, "sweep": sweeps.problems}
+        return found or (told[group](content) if group in told else [])
     found = _defaults(content.pop("defaults", []), "override /")
     found += [] if group in content else [(group, "is missing")]
     for section, value in content.items():

@@ -6,7 +6,7 @@ params.yaml: candidates.lora.set.method.rr: No key named 'rr'. Did you mean 'r'?
 import os
 from pathlib import Path
 
-from stepladder import compose, dialects, mixable, rules, schema, shipped
+from stepladder import compose, dialects, mixable, rules, schema, shipped, spaces, sweeps
 from stepladder.compose import Word
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
@@ -55,7 +55,8 @@ def faults(words: list[Word], owner: str, *, read: tuple[str, ...] = compose.GRO
         found += [problem for word in values for problem in schema.leaf(word.key, word.value)]
     else:
         try:
-            found = _together(compose.compose(compose.overrides(chosen)), values, owner, read)
+            composed = compose.compose(compose.overrides(chosen))
+            found = _together(composed, values, owner, read) or _searched(composed, words)
         except ConfigError as error:
             return [f"{owner}: {error}"]
     return [_line(key, text, words, owner) for key, text in found]
@@ -173,11 +174,38 @@ def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, .
     told = {word.key: text for word in values if (text := compose.place(word, composed))}
     sections = [name for name in read if composed[name] is not None]
     told |= {key: text for name in sections for key, text in schema.problems(name, composed[name])}
+    if composed["sweep"] and not any(key.startswith("sweep") for key in told):
+        told |= dict(sweeps.problems(composed["sweep"]))
     if told or "level" not in read:
         return list(told.items()) or rules.of_data(composed)
     own = {word.key for word in values if word.place.startswith(owner)}
     found = rules.of_data(composed) or rules.of_candidate(composed) or mixable.problems(composed)
     return found or rules.without_effect(composed, own)
+
+
+def _searched(composed: dict, words: list[Word]) -> list[Problem]:
+    """Return what is wrong between a candidate and its search, and with the candidates that the search makes."""
+    if not composed["sweep"]:
+        return []
+    space = spaces.of(composed["sweep"])
+    pairs = [(each, option) for each in space if each.key in compose.GROUPS for option in each.choices]
+    known = {each.key: shipped.options(each.key) for each, _ in pairs}
+    found = [(each.place, unknown(each.key, option, known[each.key])) for each, option in pairs
+             if option not in known[each.key]]  # fmt: skip
+    if found:
+        return found
+    whole = compose.complete(compose.overrides(words))
+    found = sweeps.of_candidate(whole)
+    for point in sweeps.corners(space) if not found else ():
+        said = ", ".join(f"{key}={value}" for key, value in point.items())
+        try:
+            made = compose.trial(whole, sweeps.changes(whole, point))
+        except ConfigError as error:
+            return [(f"sweep.parameters ({said})", str(error))]
+        made = {key: value for key, value in made.items() if key in schema.table()["sections"]}
+        told = [fault for name in compose.GROUPS if made[name] for fault in schema.problems(name, made[name])]
+        found += [(f"sweep.parameters ({said})", f"{key}: {text}") for key, text in told or rules.of_candidate(made)]
+    return found
 
 
 def _line(key: str, text: str, words: list[Word], owner: str) -> str:

@@ -13,11 +13,12 @@ import polars as pl
 import yaml
 from filelock import FileLock, Timeout
 
-from stepladder import candidates, leaderboard, runs, store, tracking
+from stepladder import candidates, leaderboard, metrics, runs, store, study, tracking
 from stepladder.errors import RemoteError
 from stepladder.tracking import Entry, Tracker, flat
 
 TAGS = ("level", "model", "method", "data")
+NOTED = ("trial", "state", "score", "loss", "fault")  # of a row of trials, beside what was chosen
 PLACE = "stepladder.place"  # where a run is worked on: host and root
 
 
@@ -48,8 +49,10 @@ def each(names: list[str], *, scored: bool = True) -> Iterator[tuple[str, str, i
         try:
             tracker = tracking.of(_config(told.name)["runtime"])
             run = tracker.tell(told)
-            for trial in trials(told, parent=run):
-                tracker.tell(trial)
+            if found := search(told, parent=run):
+                parent = tracker.tell(found)
+                for trial in trials(told, parent=parent):
+                    tracker.tell(trial)
         except RemoteError as error:
             left = sum(len(other.history) for other in entries[number:])
             count = f"{number} of {len(entries)} runs told, at most {left:,} values left"
@@ -106,22 +109,43 @@ def entry(name: str, *, scored: bool = True) -> Entry | None:
     return _finished(_named(sections, files), sections, files, Path("models", name), scores=scores, tags=tags)
 
 
+def search(told: Entry, *, parent: str) -> Entry | None:
+    """Return the study of a candidate's sweep, a child of its run, with the best that was reached; None without one."""
+    rows, metric = _rows(told), told.params["task.metric"]
+    scores = [row["score"] for row in rows if row["state"] == "complete"]
+    if not scores:
+        return None
+    best = max(scores) if metrics.load(metric).GREATER_IS_BETTER else min(scores)
+    numbers = {f"num_{state}": sum(row["state"] == state for row in rows) for state in study.STATES.values()}
+    named = {"name": f"{told.name}-sweep", "key": f"{told.key}-sweep", "params": flat(_config(told.name)["sweep"])}
+    return Entry(**named, metrics={f"val/{metric}": best, **numbers}, tags=_searched(told), parent=parent)
+
+
 def trials(told: Entry, *, parent: str) -> list[Entry]:
-    """Return the trials of a candidate's sweep, children of its run: what was tried and what it reached on val."""
-    file, metric = Path("reports", "trials", f"{told.name}.parquet"), told.params["task.metric"]
-    rows = pl.read_parquet(file).to_dicts() if file.is_file() else []
-    commit = _commit(runs.known(Path(), told.name).get("sweep"))
+    """Return the trials of a candidate's sweep, children of its study: what was tried and what it reached on val."""
+    metric, tags = told.params["task.metric"], _searched(told)
     return [
         Entry(
-            name=f"{told.name}-trial-{number}",
-            key=f"{told.key}-trial-{number}",
-            params={key: value for key, value in row.items() if key not in ("score", "loss")},
-            metrics={f"val/{metric}": row["score"], "val/loss": row["loss"]},
-            tags={tag: told.tags[tag] for tag in TAGS} | {"stepladder.trial": str(number)} | commit,
+            name=f"{told.name}-trial-{row['trial']}",
+            key=f"{told.key}-trial-{row['trial']}",
+            params={key: value for key, value in row.items() if key not in NOTED and value is not None},
+            metrics={
+                f"val/{name}": row[key] for name, key in ((metric, "score"), ("loss", "loss")) if row[key] is not None
+            },
+            tags=tags | {"stepladder.trial": str(row["trial"]), "stepladder.state": row["state"]},
             parent=parent,
         )
-        for number, row in enumerate(rows)
+        for row in _rows(told)
     ]
+
+
+def _rows(told: Entry) -> list[dict]:
+    file = Path("reports", "trials", f"{told.name}.parquet")
+    return pl.read_parquet(file).to_dicts() if file.is_file() else []
+
+
+def _searched(told: Entry) -> dict[str, str]:
+    return {tag: told.tags[tag] for tag in TAGS} | _commit(runs.known(Path(), told.name).get("sweep"))
 
 
 def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float]) -> str:

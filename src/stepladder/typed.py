@@ -7,7 +7,7 @@ import itertools
 import re
 from pathlib import Path
 
-from stepladder import compose, schema, shipped, strict
+from stepladder import compose, schema, shipped, spaces, strict
 from stepladder.compose import Word
 from stepladder.errors import ConfigError
 
@@ -100,18 +100,7 @@ def _values(override) -> list:
         return value.filter(shipped.options(override.key_or_group))
     if override.is_interval_sweep():
         return [value.start, value.end]
-    return [plain(item) for item in (override.sweep_iterator() if override.is_sweep_override() else [value])]
-
-
-def plain(value):
-    """Return a parsed value without Hydra's own types."""
-    from hydra.core.override_parser.types import QuotedString
-
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, dict):
-        return {str(plain(key)): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    return [spaces.plain(item) for item in (override.sweep_iterator() if override.is_sweep_override() else [value])]
 
 
 def _combinations(words: list[list[Word]]) -> list[list[Word]]:

@@ -27,7 +27,7 @@ from stepladder import disk, records, store
 from stepladder.errors import BusyError, IntegrityError
 
 PACKAGES = ("torch", "transformers", "peft", "lightning")  # another version may round otherwise
-OUTPUTS = {"sweep": "tuned/{}.yaml", "train": "predictions/val/{}.parquet"}  # of the stages that work here
+OUTPUTS = {"train": "predictions/val/{}.parquet"}  # of what is done once; a study is small, and may be gone on with
 BASIS = "basis.json"  # what the key is the hash of
 SHOWN, DIGITS = 8, 6  # differences that a line names; of a hash
 PATIENCE_S = 20.0  # for another process, such as a terminated one that writes its last checkpoint

@@ -1,0 +1,270 @@
+"""Study: Optuna asked for one trial after the other, each a function of the seed and of the trials finished before it.
+
+A study lies in a journal file, or in a database that a URL names. What was tried is never tried again: a study goes on
+where a process died, with the trial that it had in hand. Source: https://optuna.readthedocs.io/en/v5.0.0/, ask and tell
+"""
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stepladder import spaces, store
+from stepladder.errors import BusyError, ConfigError, NumericsError, StepladderError
+
+PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+SAID = ("sampler", "pruner", "n_trials", "enqueue", "max_failure_rate", "max_seconds")  # in a section sweep
+Evaluate = Callable[[list], Iterable]  # [(trial, point), ...] -> a value, several or what was raised, for each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to search: defaults of what a section `sweep` leaves out; a grid has as many trials as points."""
+
+    seed: int
+    sampler: str = "grid"
+    pruner: str = "none"
+    n_trials: int | None = None
+    enqueue: tuple[dict, ...] = ()  # points, whole or in part, that come before what a sampler draws
+    max_failure_rate: float = 0.0
+    max_seconds: float | None = None  # no trial begins later; what is found then depends on the machine
+    directions: tuple[str, ...] = ("minimize",)
+    num_checks: int = 1  # validations of a trial at most, as pruners count
+
+
+def where(storage: str | None, name: str) -> Path | str:
+    """Return where a study lies: the journal file or the database's URL that is named, else a file of its own."""
+    if storage and "://" in storage:
+        return storage
+    return Path(storage or store.root() / "state" / "studies" / f"{name}.log").resolve()
+
+
+@contextmanager
+def exclusive(place: Path | str) -> Iterator[None]:
+    """Let one process at a time ask the study of a journal file; BusyError for another. A database serves many."""
+    if isinstance(place, str):
+        yield
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place.with_name(f".{place.name}.busy"), timeout=0):
+            yield
+    except Timeout:
+        raise BusyError(f"{place}: another process is at this study; wait for it, or end it") from None
+
+
+def open_study(place: Path | str, name: str, plan: Plan, *, anew: bool = False):
+    """Return the Optuna study of this name, as it was left or new; nobody else may ask that of a journal file."""
+    import optuna
+
+    if isinstance(place, Path):
+        _mend(place)
+    storage = _storage(place)
+    if anew and name in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=name, storage=storage)
+    return optuna.create_study(
+        storage=storage, study_name=name, directions=plan.directions, pruner=_pruner(plan), load_if_exists=True
+    )
+
+
+def join(place: Path | str, name: str, plan: Plan, number: int):
+    """Return the trial of a study that another process asked for, so that this one reports what it reaches."""
+    import optuna
+
+    chance = optuna.samplers.RandomSampler()  # draws nothing: the point is there
+    study = optuna.load_study(study_name=name, storage=_storage(place), sampler=chance, pruner=_pruner(plan))
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def run(
+    study, space: list[spaces.Parameter], plan: Plan, evaluate: Evaluate, *, batch: int = 1, alone: bool = True
+) -> list:
+    """Try points until the study has its trials, `batch` at a time, and return these: one at a time is reproducible.
+
+    What is running in a study that no other process asks (`alone`) is of a dead one, and gone on with.
+
+    Raises what a trial raised where more than the allowed share of trials fail: that one is not told, and tried again
+    by the same command.
+    """
+    points = [*plan.enqueue, *(spaces.grid(space) if plan.sampler == "grid" else ())]
+    for point in points:
+        study.enqueue_trial(spaces.named(space, point), skip_if_exists=True)
+    total = len(points) if plan.n_trials is None else plan.n_trials
+    total = min(total, len(study.trials)) if plan.sampler == "grid" else total
+    spare = plan.max_failure_rate * total
+    _require_few_failures(finished(study)[:total], total, spare)
+    while (left := total - len(finished(study))) > 0 and seconds(study) < (plan.max_seconds or math.inf):
+        asked = _ask(study, space, plan, min(left, batch), alone)
+        began, fault = time.monotonic(), None
+        for (trial, chosen), outcome in zip(asked, evaluate(asked), strict=True):
+            trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
+            print(f"trial {trial.number + 1} of {total}: {chosen} -> {_said(outcome)}", flush=True)
+            fault = _tell(study, trial, outcome, spare=spare) or fault
+        if fault:
+            raise fault
+    return finished(study)[:total]
+
+
+def finished(study) -> list:
+    """Return the trials that ended, in their order."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def seconds(study) -> float:
+    """Return how long the finished trials took, also in processes before this one."""
+    return sum(trial.user_attrs.get("seconds", 0.0) for trial in finished(study))
+
+
+def point(trial, space: list[spaces.Parameter]) -> dict:
+    """Return the point {key: value} of a finished trial."""
+    import optuna
+
+    return spaces.draw(space, optuna.trial.FixedTrial(trial.params))
+
+
+def pruned() -> type[Exception]:
+    """Return what a trial raises that is not worth going on."""
+    import optuna
+
+    return optuna.TrialPruned
+
+
+def best(trials: list, direction: str):
+    """Return the first of the best trials; ConfigError where none came to an end."""
+    found = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    if not found:
+        raise ConfigError(f"of {len(trials)} trials none came to an end; raise sweep.n_trials, or prune less")
+    sign = 1 if direction == "maximize" else -1
+    return max(found, key=lambda trial: (sign * trial.value, -trial.number))
+
+
+def report(trial, value: float, step: int) -> None:
+    """Tell what a trial reached after the training step; raises optuna.TrialPruned where it is not worth going on.
+
+    Pruners count validations, since trials of other batch sizes have other steps. One told again changes nothing.
+    """
+    import optuna
+
+    steps = trial.user_attrs.get("steps", [])
+    if step not in steps:
+        trial.report(value, len(steps) + 1)
+        trial.set_user_attr("steps", [*steps, step])
+    if trial.should_prune():
+        stopped = optuna.TrialPruned(f"after {len(trial.user_attrs['steps'])} validations")
+        stopped.status = PRUNED
+        raise stopped
+
+
+def _storage(place: Path | str):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if isinstance(place, str):
+        return place
+    return JournalStorage(JournalFileBackend(str(place.resolve())))  # the lock beside it is a link by its whole path
+
+
+def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, alone: bool) -> list:
+    """Return so many trials and their points; first those that a dead process had in hand, as they were."""
+    import optuna
+
+    asked, states = [], optuna.trial.TrialState
+    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,))[: number * alone]:
+        study.sampler = _sampler(plan, left.number)
+        asked.append(optuna.Trial(study, left._trial_id))
+    while len(asked) < number:
+        waiting = study.get_trials(deepcopy=False, states=(states.WAITING,))
+        study.sampler = _sampler(plan, waiting[0].number if waiting else len(study.get_trials(deepcopy=False)))
+        asked.append(study.ask())
+    return [(trial, spaces.draw(space, trial)) for trial in asked]
+
+
+def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
+    """Tell how a trial ended; return its fault instead where that is one more than there are to spare."""
+    import optuna
+
+    values = outcome if isinstance(outcome, Exception | list | tuple) else [outcome]
+    if not isinstance(values, Exception) and not all(map(math.isfinite, values)):
+        values = NumericsError(f"its score is {outcome}, not a finite number")
+    elif not isinstance(values, Exception) and len(values) != len(study.directions):
+        values = ConfigError(f"{len(values)} scores for {len(study.directions)} directions")
+    if isinstance(values, optuna.TrialPruned):
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    elif isinstance(values, Exception):
+        if 1 + sum(each.state.name == "FAIL" for each in finished(study)) > spare:
+            kind = type(values) if isinstance(values, StepladderError) else None
+            return kind(f"trial {trial.number}: {trial.params}: {values}") if kind else values
+        trial.set_user_attr("fault", " ".join(str(values).split()))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, list(values))
+    return None
+
+
+def _require_few_failures(trials: list, total: int, spare: float) -> None:
+    """Raise ConfigError where more trials have failed than are allowed any more."""
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    if len(failed) > spare:
+        last = f"trial {failed[-1].number}: {failed[-1].user_attrs.get('fault')}"
+        raise ConfigError(f"max_failure_rate: {len(failed)} of {total} trials failed; {last}")
+
+
+def _said(outcome) -> str:
+    if isinstance(outcome, pruned()):
+        return f"pruned {outcome}"
+    if isinstance(outcome, Exception):
+        return f"failed: {outcome}"
+    return ", ".join(f"{value:.4f}" for value in (outcome if isinstance(outcome, list | tuple) else [outcome]))
+
+
+def _sampler(plan: Plan, number: int):
+    """Return a new sampler for the trial of this number, so that nothing of it lives in a process alone.
+
+    The sequence of qmc is scrambled once a study; where it stands is kept in the study, as is the state of cmaes.
+    """
+    from optuna import exceptions, samplers
+
+    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}:{number}".encode()).digest()[:4])
+    chance = samplers.RandomSampler(seed=seed)
+    made = {
+        "tpe": lambda: samplers.TPESampler(seed=seed),
+        "gp": lambda: samplers.GPSampler(seed=seed, independent_sampler=chance, warn_independent_sampling=False),
+        "cmaes": lambda: samplers.CmaEsSampler(seed=seed, independent_sampler=chance, warn_independent_sampling=False),
+        "nsgaii": lambda: samplers.NSGAIISampler(seed=seed),
+        "qmc": lambda: samplers.QMCSampler(
+            scramble=True, seed=plan.seed, independent_sampler=chance, warn_independent_sampling=False
+        ),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", exceptions.ExperimentalWarning)  # which qmc is
+        return made.get(plan.sampler, lambda: chance)()
+
+
+def _pruner(plan: Plan):
+    from optuna import pruners
+
+    made = {
+        "none": pruners.NopPruner,
+        "median": pruners.MedianPruner,
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        "hyperband": lambda: pruners.HyperbandPruner(max_resource=plan.num_checks, reduction_factor=2),
+    }
+    return made[plan.pruner]()
+
+
+def _mend(journal: Path) -> None:
+    """Take back what a killed process left: its lock, and half a line, behind which the next would be written."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if journal.is_file():
+        with journal.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
