@@ -5,8 +5,10 @@ python -m pipelines.train level=finetune method=lora method.r=16   by hand; -m f
 Exit codes: 2 config, 3 data, 4 integrity, 5 machine, 6 remote, 7 numerics, 75 interrupted, 143 terminated, 1 a bug.
 """
 
+import argparse
 import ctypes
 import functools
+import inspect
 import logging
 import os
 import signal
@@ -54,6 +56,19 @@ def plain_stage(function: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(function)
     def main() -> None:
         _guarded(lambda _: _no_words(function))
+
+    return main
+
+
+def worded_stage(function: Callable[[argparse.ArgumentParser], None]) -> Callable[[], None]:
+    """Return the command line of a stage that names its own words to the parser it is given; the same exit codes."""
+    about = inspect.getmodule(function).__doc__
+
+    @functools.wraps(function)
+    def main() -> None:
+        name = Path(function.__code__.co_filename).stem
+        parser = argparse.ArgumentParser(f"python -m pipelines.{name}", description=about.partition("\n")[0])
+        _guarded(lambda _: function(parser))
 
     return main
 

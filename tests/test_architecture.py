@@ -15,14 +15,14 @@ from stepladder import fingerprints, leaderboard, schema
 ROOT = Path(__file__).parents[1]
 SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
-    "search sync exporter by_hand probing",
+    "search sync exporter by_hand asking probing",
     "candidates registry",
     "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
-    "calibration combining comparison diagnosis leaderboard slices sweeps work splits prompts assets fingerprints"
+    "calibration combining comparison diagnosis gate leaderboard slices sweeps work splits prompts assets fingerprints"
     " dialects report tokens",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
     " schema store integrity spaces speech conversations",
@@ -46,7 +46,7 @@ STAGES = {
     name: given.get("do", given) for name, given in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
 STAGE_FILES = {name: name.split("_")[0] for name in STAGES}
-OUTSIDE_THE_DAG = {"verdict", "verify", "sync"}
+OUTSIDE_THE_DAG = {"predict", "promote", "serve", "verdict", "verify", "sync"}
 WHOLE = {"configure"}  # depends on all of src/
 OWN_WORK = {"register": ("registry.py", "serving.py")}  # outside every other stage, but this one's work
 BESIDE = (".html", ".css")  # a template belongs to the module it lies beside

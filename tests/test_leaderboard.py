@@ -41,7 +41,7 @@ def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: t
         data_set(root, name, num_rows)
     for name in names:
         candidate(root, name, num_rows=num_rows)
-    gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0}
+    gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0, "require": {}}
     task = {"name": "classification", "metric": "accuracy"}
     config = {"seed": 42, "data": {"name": "reviews"}, "candidates": list(names), "task": task, "gate": gate}
     save(root / "build/compare/compare.yaml", config)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stepladder import records, splits, store, targets
-from stepladder.errors import IntegrityError
+from stepladder.errors import ConfigError, IntegrityError
 from stepladder.rules import HEADED
 from tests.conftest import LORA, sentences
 from tests.test_levels import rated, several
@@ -28,6 +28,7 @@ PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 3, "promp
 LAYERS = {"name": "bottleneck", "places": "houlsby", "reduction_factor": 4, "function": "gelu"}
 TWO = {"model": {"kind": "encoder_decoder"}}
 BEAMS = {"max_new_tokens": 4, "num_beams": 2}
+TALK = {"prompt": {"name": "chat"}, "trainer": {"max_length": 200}}
 SIZES = {"train": 24, "val": 8, "test": 12}
 CANDIDATES = {
     "lora": ("bert", "classification", {"method": LORA}),
@@ -36,6 +37,7 @@ CANDIDATES = {
     "numbers": ("bert", "regression", {"method": {"name": "frozen"}}),
     "words": ("llama", "classification", {"method": LORA}),
     "turns": ("chat", "classification", {"method": LORA, "prompt": {"name": "chat"}}),
+    "talker": ("chat", "generation", TALK),
     "writer": ("llama", "generation", {"trainer": {"max_length": 40}}),
     "bytes": ("llama", "language_modeling", {}),
     "prefix": ("llama", "classification", {"method": PREFIX}),
@@ -71,6 +73,7 @@ def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
                 records.write(frame, Path("data", task, f"{part}.parquet"))
             records.write_json(splits.assign(task, None), Path("inputs", f"{name}.json"))
             sections = choose("finetune", model, task=task, **changes)
+            sections["task"] |= {"turns": True} if name == "talker" else {}
             records.write_text(yaml.safe_dump(sections), Path("build", f"{name}.yaml"))
             level = levels.load("finetune")(sections, base=tiny / model)
             level.fit(parts["train"], parts["val"], state=root / "state", log=lambda *_: None)
@@ -105,11 +108,13 @@ def runs(empty_store, place, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def register(runs: dict, candidate: str, *, passed: bool = True) -> dict:
+def register(runs: dict, candidate: str, *, passed: bool = True, **rules) -> dict:
     from stepladder import registry
 
-    outcome = {"candidate": candidate, "passed": passed, "reason": "it beats the baseline" if passed else "it does not"}
-    board = {"registration": outcome, "task": CANDIDATES[candidate][1]}
+    reason = "it beats the baseline" if passed else "it does not"
+    outcome = {"candidate": candidate, "passed": passed, "reason": reason, "conditions": []}
+    gate = {"confidence": 0.95, "num_resamples": 200, "min_difference": 0.0, "champion": None, "margin": 0.0} | rules
+    board = {"registration": outcome, "task": CANDIDATES[candidate][1], "metric": "accuracy", "gate": gate, "seed": 1}
     records.write_json(board, Path("reports", "leaderboard.json"))
     return registry.register(runs, model=MODEL)
 
@@ -129,7 +134,7 @@ def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is
     from stepladder import registry
 
     assert register(runs, "lora") == {
-        "candidate": "lora", "passed": True, "reason": "it beats the baseline", "model": MODEL,
+        "candidate": "lora", "passed": True, "reason": "it beats the baseline", "conditions": [], "model": MODEL,
     }  # fmt: skip
     assert versions() == {"lora": ["champion"]}
     register(runs, "lora")
@@ -148,6 +153,58 @@ def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is
     assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
     out = capsys.readouterr().out
     assert out.count("registered models:/") == 2 and out.count("exporting, logging and asking again: lora\n") == 1
+
+
+@pytest.mark.capability(32)
+def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_rolled_back(runs, monkeypatch, capsys):
+    import mlflow
+
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)  # seconds; a test of its own refuses and accepts
+    told = read("lora").with_columns(target=pl.lit("good"))
+    for name, answer in (("lora", "good"), ("frozen", "bad")):  # by its files the champion answers otherwise
+        file = Path("predictions", "test", f"{name}.parquet")
+        records.write(pl.read_parquet(file).with_columns(target=pl.lit("good"), answer=pl.lit(answer)), file)
+    records.write(told, Path(json.loads(Path("inputs", "lora.json").read_text())["test"]["path"]))
+    monkeypatch.setattr(registry, "_asked", lambda uri, rows: championed(rows, "good"))
+    assert register(runs, "lora", champion="superior")["conditions"] == []  # there is no champion yet
+    for rule, margin, reached in (("superior", 0.0, 0.0), ("non_inferior", 0.3, -0.3)):
+        worse = register(runs, "frozen", champion=rule, margin=margin)
+        (condition,) = worse["conditions"]
+        assert not worse["passed"] and condition["at_least"] == reached and condition["value"] == -1.0
+        assert "accuracy over the champion, version 1 is -1 (low)" in worse["reason"]
+    assert versions() == {"lora": ["champion"]}
+    monkeypatch.setattr(registry, "_asked", lambda uri, rows: championed(rows, "bad"))
+    assert register(runs, "frozen", champion="non_inferior", margin=0.01)["passed"]  # both answer alike
+    assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
+    client = mlflow.MlflowClient()
+    kept = json.loads(client.get_model_version(MODEL, "2").tags[registry.CONDITIONS])
+    assert kept[0]["passed"] and kept[0]["value"] == 0.0
+    assert registry.promote(MODEL, client=client).endswith("version 2: frozen")
+    assert versions() == {"lora": [], "frozen": ["champion"]}
+    assert registry.promote(MODEL, version="1", client=client).endswith("version 1: lora")
+    assert versions() == {"lora": ["champion"], "frozen": []}
+    with pytest.raises(ConfigError, match=r"has no challenger; name a version with --to. Known: .*1 \(lora\)"):
+        registry.promote(MODEL, client=client)
+    with pytest.raises(ConfigError, match=f"{MODEL} has no version '7'. Known: "):
+        registry.promote(MODEL, version="7", client=client)
+    assert versions() == {"lora": ["champion"], "frozen": []}
+
+
+def championed(rows: pl.DataFrame, answer: str) -> dict[str, list]:
+    return {"answer": [answer] * len(rows), "bad": [0.5] * len(rows), "good": [0.5] * len(rows)}
+
+
+@pytest.mark.capability(32)
+def test_a_champion_that_is_asked_in_a_fresh_process_equals_itself(runs, monkeypatch):
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+    register(runs, "lora")
+    shutil.copy(Path("predictions", "test", "lora.parquet"), Path("predictions", "test", "frozen.parquet"))
+    (condition,) = register(runs, "frozen", champion="non_inferior", margin=0.01)["conditions"]
+    assert condition["passed"] and condition["value"] == 0.0
 
 
 def read(name: str) -> pl.DataFrame:
@@ -263,12 +320,28 @@ def test_a_version_that_the_registry_lost_is_named_with_the_command_that_registe
 
 def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serve(runs):
     assert register(runs, "lora", passed=False) == {
-        "candidate": "lora", "passed": False, "reason": "it does not", "model": MODEL,
+        "candidate": "lora", "passed": False, "reason": "it does not", "conditions": [], "model": MODEL,
     }  # fmt: skip
     outcome = register(runs, "bytes")
     assert not outcome["passed"]
     assert outcome["reason"].startswith("bytes models raw text")
     assert versions() == {}
+
+
+def test_a_conversation_is_served_as_it_was_measured(runs, tmp_path):
+    from stepladder import answering
+    from tests.test_conversations import talks
+
+    asked = pl.concat([talks(9, seed=5), talks(2, seed=6).with_columns(input=pl.lit("[{a plain question"))])
+    answerer = answering.load(Path("models", "talker"))
+    measured = {}
+    for room in (200, 90, 60):  # what is too long loses its first turns
+        answerer.description["inference"]["max_length"] = answerer.objective.max_length = room
+        measured[room] = answerer.predict(asked)["answer"].to_list()
+        answerer.export(tmp_path / str(room))
+        served = in_process(tmp_path / str(room), asked["input"].to_list())
+        assert [row["answer"] for row in served] == measured[room]
+    assert measured[200] != measured[60]
 
 
 def test_a_text_that_is_too_long_is_served_as_it_was_measured(runs, tmp_path):

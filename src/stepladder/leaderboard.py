@@ -14,7 +14,19 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import calibration, comparison, diagnosis, metrics, predictions, runs, speech, splits, store, verdict
+from stepladder import (
+    calibration,
+    comparison,
+    diagnosis,
+    gate,
+    metrics,
+    predictions,
+    runs,
+    speech,
+    splits,
+    store,
+    verdict,
+)
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
@@ -48,8 +60,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     """Return the leaderboard of config's candidates: rows ranked on validation, elsewhere, failed, prices, verdict.
 
     config: build/compare/compare.yaml, of which are read seed (of the resampling), data.name (the scored data set),
-    candidates (names), task.name, task.metric and gate {confidence, num_resamples, min_difference}. With partial, a
-    candidate that lacks a piece stands under `failed`.
+    candidates (names), task.name, task.metric and gate {confidence, num_resamples, min_difference, require}. With
+    partial, a candidate that lacks a piece stands under `failed`.
     Raises ConfigError without a baseline, DataError for a missing (unless partial) or an outdated piece.
     """
     metric = config["task"]["metric"]
@@ -184,10 +196,11 @@ def _judged(board: dict) -> dict:
     if not board["decision"]:
         claim, evidence = "No verdict", "every baseline failed"
         return {"verdict": f"{claim}: {evidence}.", "claim": claim, "evidence": evidence, "registration": None}
-    gate, decision = board["gate"], board["decision"]
-    options = {"confidence": gate["confidence"], "num_rows": board["num_test_rows"]}
+    decision = board["decision"]
+    options = {"confidence": board["gate"]["confidence"], "num_rows": board["num_test_rows"]}
     claim, evidence = verdict.sentence(decision, board["rows"], metric=board["metric"], **options)
-    words, registration = f"{claim}: {evidence}.", verdict.registration(decision, min_difference=gate["min_difference"])
+    words = f"{claim}: {evidence}."
+    registration = gate.judged(board, verdict.registration(decision, min_difference=board["gate"]["min_difference"]))
     if board["failed"]:
         lost = ", ".join(row["candidate"] for row in board["failed"])
         words = f"Partial, without {lost}: {words}"

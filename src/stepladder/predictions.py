@@ -104,6 +104,18 @@ def marked(predictions: pl.DataFrame, column: str) -> np.ndarray:
     return targets.marks(predictions, labels(predictions), column)
 
 
+def served(records: pl.DataFrame, columns: dict[str, list], task: str) -> pl.DataFrame:
+    """Return what a served model answered to records as predictions: its columns are answer and a share a label."""
+    found, answers = records.select("id", "source", "target"), columns["answer"]
+    if task == "multilabel":
+        answers = [targets.written(labels) for labels in answers]
+    if task == "regression":
+        found = found.with_columns(pl.Series("target", targets.numbers(found["target"])).fill_nan(None))
+    found = found.with_columns(pl.Series("answer", answers))
+    shares = [pl.Series(label, values) for label, values in columns.items() if label != "answer"]
+    return found.with_columns(pl.struct(shares).alias("probabilities")) if shares else found
+
+
 def _check_marks(path: Path, predictions: pl.DataFrame) -> None:
     for column in ("target", "answer"):
         _refuse(path, predictions, predictions[column].is_null(), f"has no {column}")

@@ -1,14 +1,16 @@
 """Registry: a winner that passes the gate becomes a self-contained version of a registered model.
 
-The first version is aliased `champion`, later ones `challenger`; a version that does not answer as it was measured is
-not registered.
+The first version is aliased `champion`, later ones `challenger`, until `promote` makes one of them the champion; a
+version that does not answer as it was measured is not registered.
 """
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -16,14 +18,16 @@ from urllib.parse import unquote, urlparse
 import mlflow
 import polars as pl
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 
-from stepladder import disk, records, speech, store, targets, tracking
-from stepladder.errors import IntegrityError
+from stepladder import disk, gate, leaderboard, predictions, records, speech, statistics, store, targets, tracking
+from stepladder.errors import ConfigError, IntegrityError
 from stepladder.tracking import KEY
 
+CONDITIONS = "stepladder.conditions"  # tag of a version: what the gate asked and found
 NUM_CHECKED = 256  # test rows that are asked again
 MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
 SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
@@ -39,14 +43,15 @@ model.predict(pandas.read_json(sys.argv[2], dtype=str)).to_json(sys.argv[3])
 
 
 def register(runs: dict[str, str], *, model: str) -> dict:
-    """Register what reports/leaderboard.json lets pass and return {"candidate", "passed", "reason", "model"}.
+    """Register what the leaderboard lets pass; return {"candidate", "passed", "reason", "conditions", "model"}.
 
+    Where there is a champion already it is asked the same test rows, and the gate says how far behind is too far.
     `runs` maps candidates to the ids of their tracked runs. A version of the same key is not made twice.
     Interrupted, it is safe to repeat. Raises IntegrityError when the reloaded model answers otherwise than it did on
     the test split.
     """
     board = json.loads(Path("reports", "leaderboard.json").read_text())
-    outcome = {key: board["registration"][key] for key in ("candidate", "passed", "reason")} | {"model": model}
+    outcome = board["registration"] | {"model": model}
     if not outcome["passed"]:
         return outcome
     name = outcome["candidate"]
@@ -56,16 +61,71 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     client = _client(name)
     key, version = _held(client, runs[name], model)
     if version is None:
+        outcome |= _against_champion(client, outcome, board)
+        if not outcome["passed"]:
+            return outcome
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name])
             _check(uri, name)
             _keep(client, uri)
-        version = mlflow.register_model(uri, model, tags={KEY: key, "candidate": name}).version
+        tags = {KEY: key, "candidate": name, CONDITIONS: json.dumps(outcome["conditions"])}
+        version = mlflow.register_model(uri, model, tags=tags).version
     if not client.get_model_version(model, version).aliases:
         alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
         client.set_registered_model_alias(model, alias, version)
         print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
     return outcome
+
+
+def promote(model: str, *, version: str | None = None, client: mlflow.MlflowClient | None = None) -> str:
+    """Make a version the champion, the challenger where none is named, and return which: one call, whole or not at all.
+
+    Raises ConfigError, naming the versions there are, where there is no such version or no challenger.
+    """
+    client = client or _client(leaderboard.configured(Path())["candidates"][0])
+    known = {one.version: one for one in client.search_model_versions(f"name = '{model}'")}
+    listed = ", ".join(f"{one.version} ({one.tags.get('candidate')})" for one in known.values()) or "none"
+    aliases = client.get_registered_model(model).aliases if known else {}
+    chosen = version or aliases.get("challenger")
+    if chosen is None:
+        raise ConfigError(f"{model} has no challenger; name a version with --to. Known: {listed}")
+    if chosen not in known:
+        raise ConfigError(f"{model} has no version {chosen!r}. Known: {listed}")
+    client.set_registered_model_alias(model, "champion", chosen)
+    if aliases.get("challenger") == chosen:
+        client.delete_registered_model_alias(model, "challenger")
+    return f"models:/{model}@champion is version {chosen}: {known[chosen].tags.get('candidate')}"
+
+
+def opened(uri: str) -> tuple[str, Callable[[list[str]], list[dict]]]:
+    """Return the address of what a model's address stands for by now, and what asks it: texts in, a dict a text out."""
+    import pandas
+
+    address = _address(uri)
+    model = mlflow.pyfunc.load_model(address)
+    return address, lambda texts: model.predict(pandas.DataFrame({"input": texts})).to_dict("records")
+
+
+def serve(uri: str, *, host: str, port: str) -> None:
+    """Become MLflow's server of a model; it answers POST /invocations and GET /health."""
+    command = ["mlflow", "models", "serve", "--model-uri", _address(uri), "--env-manager", "local"]
+    os.execv(sys.executable, [sys.executable, "-m", *command, "--host", host, "--port", port])
+
+
+def _address(uri: str) -> str:
+    """Return a model's address with its version in place of an alias; the store is that of the candidates.
+
+    Raises ConfigError where there is no such model, version or alias.
+    """
+    client = _client(leaderboard.configured(Path())["candidates"][0])
+    os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not uri.startswith("models:/") or not at:
+        return uri
+    try:
+        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        raise ConfigError(f"{uri}: {error.message}; dvc repro registers a model") from None
 
 
 def lost(runs: dict[str, str]) -> str | None:
@@ -83,6 +143,30 @@ def _held(client: mlflow.MlflowClient, run: str, model: str) -> tuple[str, str |
     key = client.get_run(run).data.tags[KEY]
     known = client.search_model_versions(f"name = '{model}'")
     return key, next((version.version for version in known if version.tags.get(KEY) == key), None)
+
+
+def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -> dict:
+    """Return the outcome with the condition that compares the candidate with the champion, where there is one."""
+    model, rule, metric = outcome["model"], board["gate"]["champion"], board["metric"]
+    known = client.search_registered_models(f"name = '{model}'")
+    version = known[0].aliases.get("champion") if known and rule else None
+    if version is None:
+        return outcome
+    name = outcome["candidate"]
+    ours = predictions.read_parts(Path("predictions"), name, board["task"])["test"]
+    rows = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
+    with speech.during(f"asking the champion, version {version}, the same {len(rows):,} test rows"):
+        answers = _asked(f"models:/{model}/{version}", rows)
+    theirs = predictions.served(rows, answers, board["task"])
+    if (kinds := [set(frame.schema.items()) for frame in (ours, theirs)])[0] != kinds[1]:
+        cure = "set gate.champion: null, and promote by hand"
+        raise ConfigError(f"{model}: version {version} answers other labels than {name}; {cure}")
+    options = {key: board["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": board["seed"]}
+    found = statistics.paired_difference((ours.sort("id"), theirs.sort("id")), metric, **options)
+    least = board["gate"]["min_difference"] if rule == "superior" else -board["gate"]["margin"]
+    condition = {"name": f"{metric} over the champion, version {version}", "value": found["low"], "by": "low"}
+    condition |= {"at_least": least, "at_most": None, "passed": bool(found["low"] > least)}
+    return gate.with_conditions(outcome, [condition])
 
 
 def _client(name: str) -> mlflow.MlflowClient:
@@ -137,18 +221,24 @@ def _check(uri: str, name: str) -> None:
     chosen = json.loads(Path("inputs", f"{name}.json").read_text())
     asked = records.read(chosen["test"]["path"]).head(NUM_CHECKED)
     measured = pl.read_parquet(Path("predictions", "test", f"{name}.parquet")).head(NUM_CHECKED)
+    answers = _asked(uri, asked)["answer"]
+    equal = sum(starmap(_equal, zip(answers, measured["answer"], strict=True))) / len(answers)
+    if equal < SHARE_EQUAL:
+        raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+
+
+def _asked(uri: str, rows: pl.DataFrame) -> dict[str, list]:
+    """Return the columns that a logged model answers to records, asked in a fresh process that has no Stepladder."""
     with tempfile.TemporaryDirectory() as folder:
         question, reply = Path(folder, "question.json"), Path(folder, "reply.json")
-        question.write_text(json.dumps(asked.select("input").to_dicts()))
+        question.write_text(json.dumps(rows.select("input").to_dicts()))
         command = [sys.executable, "-c", ASK, uri, question, reply]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             fault = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise IntegrityError(f"{uri}: cannot be opened again ({fault}); not registered")
-        answers = list(json.loads(reply.read_text())["answer"].values())
-    equal = sum(starmap(_equal, zip(answers, measured["answer"], strict=True))) / len(answers)
-    if equal < SHARE_EQUAL:
-        raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+        columns = json.loads(reply.read_text())
+    return {column: list(values.values()) for column, values in columns.items()}
 
 
 def _equal(served: str | list[str] | float, measured: str | float) -> bool:

@@ -21,6 +21,7 @@ PATTERNS = {
     "sha256": (r"[0-9a-f]{64}", "64 hexadecimal digits"),
     "commit": (r"[0-9a-f]{40}", "the 40 hexadecimal digits of a commit"),
 }
+EMPTY = {"[]": [], "{}": {}}
 PLAIN = {"null": type(None), "bool": bool, "str": str, "keys": dict, "any": object}
 ANNOTATIONS = {
     "int": "int",
@@ -163,8 +164,8 @@ def _words(rule) -> list[str]:
 def _fits(value, word: str) -> bool:
     if word.startswith(("int", "float")):
         return _in_range(value, word)
-    if word == "[]":
-        return value == []
+    if word in EMPTY:
+        return value == EMPTY[word]
     if word in PLAIN:
         return isinstance(value, PLAIN[word])
     if word in PATTERNS:

@@ -6,7 +6,7 @@ params.yaml: candidates.lora.set.method.rr: No key named 'rr'. Did you mean 'r'?
 import os
 from pathlib import Path
 
-from stepladder import compose, dialects, mixable, rules, schema, shipped, spaces, sweeps
+from stepladder import compose, dialects, gate, mixable, rules, schema, shipped, spaces, sweeps
 from stepladder.compose import Word
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
@@ -129,8 +129,9 @@ def _composed(table: dict, path: str) -> list[str]:
         told = wrong or [("", "no candidate reads it")]
         found += [f"{word.place}: {text}" for _, text in told if word.place not in heard]
     for name in sorted(_named(table)):
-        words = compose.of_data(name, table, path=path)
-        found += faults(words, path, read=compose.OF_DATA) or _untracked(words, path)
+        read = compose.COMPARED if name == table["data"] else compose.OF_DATA
+        words = compose.of_data(name, table, sections=read, path=path)
+        found += faults(words, path, read=read) or _untracked(words, path)
     return found
 
 
@@ -177,7 +178,7 @@ def _together(composed: dict, values: list[Word], owner: str, read: tuple[str, .
     if composed["sweep"] and not any(key.startswith("sweep") for key in told):
         told |= dict(sweeps.problems(composed["sweep"]))
     if told or "level" not in read:
-        return list(told.items()) or rules.of_data(composed)
+        return list(told.items()) or rules.of_data(composed) or (gate.problems(composed) if "gate" in read else [])
     own = {word.key for word in values if word.place.startswith(owner)}
     found = rules.of_data(composed) or rules.of_candidate(composed) or mixable.problems(composed)
     return found or rules.without_effect(composed, own)

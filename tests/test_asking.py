@@ -1,0 +1,108 @@
+"""Asking: each row is answered once, in its order and file's kind, also by a run that was killed on the way."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stepladder import asking
+from stepladder.errors import ConfigError, DataError
+
+KINDS = (".csv", ".jsonl", ".parquet")
+ROWS = pl.DataFrame(
+    {"n": [str(i) for i in range(700)], "text": [f'text {i}, of "quotes" and\nlines' for i in range(700)]}
+)
+
+
+class Model:
+    """Answers the length of a text, and dies after so many calls."""
+
+    def __init__(self, dies: int | None = None):
+        self.asked, self.dies = [], dies
+
+    def __call__(self, texts: list[str]) -> list[dict]:
+        if self.dies is not None and len(self.asked) >= self.dies:
+            raise KeyboardInterrupt
+        self.asked.append(texts)
+        return [{"answer": str(len(text)), "good": len(text) / 100, "bad": 1 - len(text) / 100} for text in texts]
+
+
+def written(folder: Path, suffix: str) -> Path:
+    path = folder / f"rows{suffix}"
+    asking.WRITE[suffix](ROWS, path)
+    return path
+
+
+def read(path: Path) -> pl.DataFrame:
+    return asking.READ[path.suffix](path).collect()
+
+
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+def test_each_row_comes_back_with_its_answer(source, target, tmp_path):
+    model, made = Model(), tmp_path / f"out{target}"
+    assert asking.file(written(tmp_path, source), made, column="text", model="m/1", ask=model) == 700
+    found = read(made)
+    assert found["text"].to_list() == ROWS["text"].to_list() and found["n"].cast(pl.Int64).to_list() == list(range(700))
+    assert found["answer"].cast(pl.Int64).to_list() == [len(text) for text in ROWS["text"]]
+    assert found["good"].to_list() == pytest.approx([len(text) / 100 for text in ROWS["text"]])
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice(tmp_path, capsys):
+    source, made = written(tmp_path, ".jsonl"), tmp_path / "out.csv"
+    first, second = Model(dies=1), Model()
+    with pytest.raises(KeyboardInterrupt):
+        asking.file(source, made, column="text", model="m/1", ask=first)
+    assert not made.exists()
+    part = tmp_path / ".out.csv.part"
+    part.write_text(part.read_text() + '{"answer": "half a li')
+    asking.file(source, made, column="text", model="m/1", ask=second)
+    assert "going on after 256 rows" in capsys.readouterr().out
+    assert [text for texts in (*first.asked, *second.asked) for text in texts] == ROWS["text"].to_list()
+    asking.file(source, tmp_path / "whole.csv", column="text", model="m/1", ask=Model())
+    assert made.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize("changed", ["model", "rows", "column"])
+def test_answers_of_other_rows_or_another_model_are_not_gone_on_with(changed, tmp_path):
+    source, made, second = written(tmp_path, ".parquet"), tmp_path / "out.jsonl", Model()
+    with pytest.raises(KeyboardInterrupt):
+        asking.file(source, made, column="text", model="m/1", ask=Model(dies=2))
+    if changed == "rows":
+        ROWS.reverse().write_parquet(source)
+    options = {"column": "n" if changed == "column" else "text", "model": "m/2" if changed == "model" else "m/1"}
+    asking.file(source, made, **options, ask=second)
+    assert sum(map(len, second.asked)) == 700
+
+
+def test_several_labels_are_a_list_in_jsonl_and_text_in_csv(tmp_path):
+    for suffix, expected in ((".jsonl", ["a", "b"]), (".csv", '["a", "b"]')):
+        made = tmp_path / f"out{suffix}"
+        asking.file(
+            written(tmp_path, ".csv"),
+            made,
+            column="text",
+            model="m",
+            ask=lambda texts: [{"answer": ["a", "b"]}] * len(texts),
+        )
+        answer = read(made)["answer"][0]
+        assert (answer if isinstance(answer, str) else answer.to_list()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "words"),
+    [
+        ("a.txt", "x", "text", "No kind of file named '.txt'"),
+        ("a.csv", "txt,n\nx,1\n", "text", "Did you mean 'txt'?"),
+        ("a.csv", "text,n\nx,1\n  ,2\n", "text", "row 2 has no text in column text"),
+        ("a.jsonl", '{"text": "x"}\n{"te', "text", "cannot be read"),
+        ("a.csv", None, "text", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(name, content, column, words, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        asking.file(tmp_path / name, tmp_path / "out.csv", column=column, model="m", ask=Model())
+    assert words in str(caught.value) and "\n" not in str(caught.value)
