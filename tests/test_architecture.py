@@ -24,7 +24,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
     "combining leaderboard sweeps work splits prompts assets fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics metrics sources verdict archives leftovers runs schema store"
-    " integrity spaces speech",
+    " integrity samplers spaces speech",
     "disk numerics targets",
     "errors interruption",
 )
@@ -37,7 +37,7 @@ OWNERS = {
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,
     "hydra": {"compose", "spaces", "typed"},
-    "optuna": {"study"},
+    "optuna": {"samplers", "study"},
 }
 MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])

@@ -118,6 +118,8 @@ class StudySweeper(Sweeper):
         from stepladder import metrics, study, sweeps
         from stepladder.errors import ConfigError
 
+        if not space:
+            raise ConfigError("nothing is searched: no word has several values, and hydra.sweeper.params none either")
         said = OmegaConf.to_container(self.settings)
         if said["n_trials"] is None and said["sampler"] != "grid":
             said["n_trials"] = NUM_TRIALS
