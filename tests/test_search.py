@@ -344,3 +344,12 @@ def test_a_search_over_prompts_finds_one_that_is_better_than_the_first_on_val_an
         key: won[f"prompt.{key}"] for key in ("template", "num_shots")
     }
     assert candidates.train(config)["accuracy"] == best, "what train asks by it is what the trial was told"
+
+
+def test_how_much_each_key_mattered_stands_beside_the_sections_that_won(place, choose, monkeypatch):
+    monkeypatch.setattr(search, "_tried", lambda config, files, made, *_: 1 - made["optimizer"]["learning_rate"])
+    space = {"optimizer.learning_rate": [0.9, 0.1, 0.5], "trainer.gradient_clip": [1.0, 2.0]}
+    search.sweep(lora(choose, parameters=space, sampler="grid", n_trials=None), trial)
+    found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
+    assert found["sections"]["optimizer"]["learning_rate"] == 0.1
+    assert list(found["importance"]) == list(space) and found["importance"]["optimizer.learning_rate"] > 0.9

@@ -154,8 +154,8 @@ def best(trials: list, direction: str):
 def importance(trials: list, plan: Plan) -> dict[str, float]:
     """Return the share that each parameter which all trials have takes in how their scores differ, the largest first.
 
-    By fANOVA (Hutter et al. 2014, ICML), whose forest is seeded; empty where too few trials came to an end, or none
-    differs from another.
+    By fANOVA (Hutter et al. 2014, ICML), whose forest is seeded; empty where too few trials came to an end, where
+    none differs from another, and for one key alone.
     """
     import optuna
 
@@ -167,7 +167,7 @@ def importance(trials: list, plan: Plan) -> dict[str, float]:
     found = optuna.importance.get_param_importances(
         study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=plan.seed)
     )
-    return {name: round(share, 3) for name, share in found.items()}
+    return {name: round(float(share), 3) for name, share in found.items()} if len(found) > 1 else {}
 
 
 def report(trial, value: float, step: int) -> None:
