@@ -326,9 +326,7 @@ TEMPLATES = [
 
 
 @pytest.mark.capability(4, 24)
-def test_a_search_over_prompts_finds_one_that_is_better_than_the_first_on_val_and_train_asks_by_it(
-    place, choose, capsys
-):
+def test_a_search_over_prompts_finds_one_that_beats_the_first_on_val_and_train_asks_by_it(place, choose):
     records.write_json(splits.assign("films", None), Path("inputs", "writer.json"))  # labels, for a decoder
     space = {"prompt.num_shots": "range(0, 3)", "prompt.template": TEMPLATES}
     sweep = {"parameters": space, "max_rows": None, "max_epochs": None}
