@@ -315,3 +315,39 @@ def test_a_process_that_searches_opens_no_file_of_test(place, choose):
     test = Path("data", "films", "test.parquet")
     assert {test.with_name("train.parquet"), test.with_name("val.parquet")} <= {*searched}
     assert test not in searched and test in control, "the hook hears it where it is opened"
+
+
+TEMPLATES = [
+    "{input_name}: {input}\n{answer_name}:",
+    "{input}",
+    "Text: {input}\nLabel: good\n\n{answer_name}",
+    "{input} is",
+]
+
+
+@pytest.mark.capability(4, 24)
+def test_a_search_over_prompts_finds_one_that_beats_the_first_on_val_and_train_asks_by_it(place, choose):
+    records.write_json(splits.assign("films", None), Path("inputs", "writer.json"))  # labels, for a decoder
+    space = {"prompt.num_shots": "range(0, 3)", "prompt.template": TEMPLATES}
+    sweep = {"parameters": space, "max_rows": None, "max_epochs": None}
+    config = {**choose("prompt", "llama", trainer={"max_length": 200}), "candidate": "writer", "sweep": sweep}
+    search.sweep(config, trial)
+    tried = pl.read_parquet("reports/trials/writer.parquet")
+    first, best = tried["score"][0], tried["score"].max()
+    assert tried.row(0, named=True)["prompt.template"] == config["prompt"]["template"], "its own is the first"
+    assert len(tried) == 12 and best > first
+    found = candidates.tuned(config)
+    won = tried.row(tried["score"].arg_max(), named=True)
+    assert {key: found["prompt"][key] for key in ("template", "num_shots")} == {
+        key: won[f"prompt.{key}"] for key in ("template", "num_shots")
+    }
+    assert candidates.train(config)["accuracy"] == best, "what train asks by it is what the trial was told"
+
+
+def test_how_much_each_key_mattered_stands_beside_the_sections_that_won(place, choose, monkeypatch):
+    monkeypatch.setattr(search, "_tried", lambda config, files, made, *_: 1 - made["optimizer"]["learning_rate"])
+    space = {"optimizer.learning_rate": [0.9, 0.1, 0.5], "trainer.gradient_clip": [1.0, 2.0]}
+    search.sweep(lora(choose, parameters=space, sampler="grid", n_trials=None), trial)
+    found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
+    assert found["sections"]["optimizer"]["learning_rate"] == 0.1
+    assert list(found["importance"]) == list(space) and found["importance"]["optimizer.learning_rate"] > 0.9

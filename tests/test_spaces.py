@@ -69,12 +69,16 @@ def test_a_grid_has_every_point_that_its_options_have():
     assert points == [*expected, {"method": "ia3", "optimizer.learning_rate": 1e-2}]
 
 
-def row(conf: Path, sweep: dict) -> list[compose.Word]:
-    """Return the words of a candidate, LoRA on MiniLM, with this sweep."""
+LORA = {"level": "finetune", "model": "minilm", "method": "lora"}
+PROMPT = {"level": "prompt", "model": "smollm2"}
+
+
+def row(conf: Path, sweep: dict, candidate: dict = LORA) -> list[compose.Word]:
+    """Return the words of a candidate with this sweep."""
     name = f"tried_{len(list((conf / 'sweep').iterdir()))}"
     (conf / "sweep" / f"{name}.yaml").write_text(yaml.safe_dump({"max_rows": 10, "max_epochs": 1} | sweep))
     params = dialects.read(ROOT / "params.yaml")
-    params["candidates"] = {"x": {"level": "finetune", "model": "minilm", "method": "lora", "sweep": name}}
+    params["candidates"] = {"x": {**candidate, "sweep": name}}
     return compose.of_candidate("x", params)
 
 
@@ -152,3 +156,13 @@ def test_a_search_is_checked_without_optuna_and_torch():
     command = [sys.executable, "-c", "; ".join(lines)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert "hydra" in done.stdout.split() and not {"optuna", "torch", "sklearn", "mlflow"} & {*done.stdout.split()}
+
+
+def test_prompts_are_searched_at_level_prompt_where_nothing_is_trained(conf):
+    sweep = dialects.read(ROOT / "conf" / "sweep" / "prompts.yaml")
+    assert strict.faults(row(conf, sweep, PROMPT), "") == []
+    assert len(spaces.grid(spaces.of(sweep))) == 9
+    (line,) = strict.faults(row(conf, sweep | {"max_epochs": 1}, PROMPT), "")
+    assert "level prompt trains nothing; leave it null" in line
+    blind = sweep | {"parameters": {"prompt.template": ["{inptu}"]}}
+    assert any("Did you mean 'input'?" in line for line in strict.faults(row(conf, blind, PROMPT), ""))

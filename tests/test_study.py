@@ -170,3 +170,23 @@ def test_the_first_of_equal_scores_is_the_best(direction, best):
     for number, trial in enumerate(made):
         trial.number = number
     assert study.best(made, direction).number == best
+
+
+def test_the_importance_of_each_parameter_is_told_the_same_each_time(tmp_path):
+    space, plan = (
+        spaces.of({"parameters": {"x": "interval(-1, 1)", "y": "interval(-1, 1)"}}),
+        study.Plan(5, "random", n_trials=30),
+    )
+    found = study.open_study(tmp_path / "a", "s", plan)
+    trials = study.run(found, space, plan, lambda asked: (10 * point["x"] + point["y"] for _, point in asked))
+    shares = study.importance(trials, plan)
+    assert list(shares) == ["x", "y"] and shares["x"] > 0.9 and sum(shares.values()) == pytest.approx(1, abs=2e-3)
+    assert study.importance(trials, plan) == shares
+    assert study.importance(trials[:3], plan) == {} and study.importance(trials[:1] * 9, plan) == {}
+
+
+def test_a_study_does_not_go_on_in_another_space(tmp_path):
+    plan, found = study.Plan(0), study.open_study(tmp_path / "a", "s", study.Plan(0))
+    study.run(found, spaces.of({"parameters": {"x": [1, 2]}}), plan, lambda asked: [0.0 for _ in asked])
+    with pytest.raises(ConfigError, match=r"study s searches .* take another study_name"):
+        study.run(found, spaces.of({"parameters": {"x": [1, 2, 3]}}), plan, lambda asked: [0.0 for _ in asked])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stepladder import schema
+from stepladder import schema, spaces, study
 from tests.test_strict import typed_faults
 
 pytestmark = pytest.mark.slow
@@ -63,6 +63,17 @@ def test_the_sphere_is_searched_and_the_same_command_goes_on(tmp_path):
     ]
 
 
+@pytest.mark.capability(24)
+def test_what_is_typed_and_what_the_stage_runs_are_the_same_trials(tmp_path):
+    typed, _ = sweep(tmp_path)
+    space, plan = spaces.of({"parameters": PARAMS}), study.Plan(123, "tpe", n_trials=5)
+    there = study.open_study(tmp_path / "study.log", "sphere", plan)
+    here = study.open_study(tmp_path / "stage.log", "c", plan)
+    trials = study.run(here, space, plan, lambda asked: (float(p["x"] ** 2 + p["y"] ** 2) for _, p in asked))
+    assert typed.returncode == 0, typed.stderr
+    assert [(each.params, each.values) for each in there.trials] == [(each.params, each.values) for each in trials]
+
+
 def test_a_parameter_may_exist_under_an_option_alone_and_a_typed_word_wins(tmp_path):
     for kind, size in (("small", 0), ("large", 1)):
         (tmp_path / "z").mkdir(exist_ok=True)
@@ -104,6 +115,8 @@ def test_several_directions_are_searched_by_nsgaii(tmp_path):
 def test_a_space_that_the_sampler_cannot_search_is_refused_before_the_first_job(tmp_path):
     done, _ = sweep(tmp_path, "hydra.sweeper.sampler=cmaes")
     assert done.returncode and "cmaes searches numbers; take sampler: tpe" in done.stderr and not tried(done)
+    done, _ = sweep(tmp_path, "x=1", "y=1")
+    assert done.returncode and "nothing is searched" in done.stderr
 
 
 def test_importing_the_plugin_imports_neither_optuna_nor_torch_nor_stepladder():

@@ -24,16 +24,17 @@ def sweep(config: dict, trial: Trial) -> None:
     name, settled, rows = config["candidate"], {"sections": {}}, []
     if config["sweep"]:
         with runs.measured(Path("runs", name, "sweep.json")) as cost:
-            rows, won = _searched(config, trial, cost)
+            rows, won, importance = _searched(config, trial, cost)
         settled = {"sections": _changed(trial(config, {}), trial(config, won)), "key": cost["key"]}
+        settled |= {"importance": importance} if importance else {}
         settled |= {"reproducible": False} if config["sweep"].get("max_seconds") else {}
     records.write_text(yaml.safe_dump(settled, sort_keys=False), Path("tuned", f"{name}.yaml"))
     table = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema={"score": pl.Float64})
     records.write(table, Path("reports", "trials", f"{name}.parquet"))
 
 
-def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict]:
-    """Return a row for each trial, and what the best of them changed in the candidate."""
+def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict, dict[str, float]]:
+    """Return a row for each trial, what the best of them changed in the candidate, and how much each key mattered."""
     name, files, more = config["candidate"], candidates.inputs(config), ("sweep", "options")
     space, plan = spaces.of(config["sweep"]), _plan(config)
     kept = config | {"sweep": {key: value for key, value in config["sweep"].items() if key not in LIMITS}}
@@ -46,7 +47,7 @@ def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict]
     cost |= {"num_trials": len(rows), "trial_seconds": round(sum(each.user_attrs["seconds"] for each in trials), 3)}
     cost["key"] = candidates.key(config, files.files, more=more)
     print(f"best of {len(rows)} trials: {study.point(best, space)}", flush=True)
-    return rows, sweeps.changes(config, study.point(best, space))
+    return rows, sweeps.changes(config, study.point(best, space)), study.importance(trials, plan)
 
 
 def _plan(config: dict) -> study.Plan:

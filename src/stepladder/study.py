@@ -4,10 +4,8 @@ A study lies in a journal file, or in a database that a URL names. What was trie
 where a process died, with the trial that it had in hand. Source: https://optuna.readthedocs.io/en/v5.0.0/, ask and tell
 """
 
-import hashlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +13,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from stepladder import spaces, store
+from stepladder import samplers, spaces, store
 from stepladder.errors import BusyError, ConfigError, NumericsError, StepladderError
 
 PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
+LEAST = 4  # finished trials from which an importance is told
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 SAID = ("sampler", "pruner", "n_trials", "enqueue", "max_failure_rate", "max_seconds")  # in a section sweep
 Evaluate = Callable[[list], Iterable]  # [(trial, point), ...] -> a value, several or what was raised, for each
@@ -70,7 +69,11 @@ def open_study(place: Path | str, name: str, plan: Plan, *, anew: bool = False):
     if anew and name in optuna.get_all_study_names(storage):
         optuna.delete_study(study_name=name, storage=storage)
     return optuna.create_study(
-        storage=storage, study_name=name, directions=plan.directions, pruner=_pruner(plan), load_if_exists=True
+        storage=storage,
+        study_name=name,
+        directions=plan.directions,
+        pruner=samplers.pruner(plan.pruner, plan.num_checks),
+        load_if_exists=True,
     )
 
 
@@ -79,7 +82,9 @@ def join(place: Path | str, name: str, plan: Plan, number: int):
     import optuna
 
     chance = optuna.samplers.RandomSampler()  # draws nothing: the point is there
-    study = optuna.load_study(study_name=name, storage=_storage(place), sampler=chance, pruner=_pruner(plan))
+    study = optuna.load_study(
+        study_name=name, storage=_storage(place), sampler=chance, pruner=samplers.pruner(plan.pruner, plan.num_checks)
+    )
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
@@ -93,6 +98,7 @@ def run(
     Raises what a trial raised where more than the allowed share of trials fail: that one is not told, and tried again
     by the same command.
     """
+    _require_same_space(study, space)
     points = [*plan.enqueue, *(spaces.grid(space) if plan.sampler == "grid" else ())]
     for point in points:
         study.enqueue_trial(spaces.named(space, point), skip_if_exists=True)
@@ -145,6 +151,25 @@ def best(trials: list, direction: str):
     return max(found, key=lambda trial: (sign * trial.value, -trial.number))
 
 
+def importance(trials: list, plan: Plan) -> dict[str, float]:
+    """Return the share that each parameter which all trials have takes in how their scores differ, the largest first.
+
+    By fANOVA (Hutter et al. 2014, ICML), whose forest is seeded; empty where too few trials came to an end, where
+    none differs from another, and for one key alone.
+    """
+    import optuna
+
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    if len(done) < LEAST or len({trial.value for trial in done}) == 1:
+        return {}
+    study = optuna.create_study(direction=plan.directions[0])
+    study.add_trials(done)
+    found = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=plan.seed)
+    )
+    return {name: round(float(share), 3) for name, share in found.items()} if len(found) > 1 else {}
+
+
 def report(trial, value: float, step: int) -> None:
     """Tell what a trial reached after the training step; raises optuna.TrialPruned where it is not worth going on.
 
@@ -179,11 +204,12 @@ def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, alone: b
 
     asked, states = [], optuna.trial.TrialState
     for left in study.get_trials(deepcopy=False, states=(states.RUNNING,))[: number * alone]:
-        study.sampler = _sampler(plan, left.number)
+        study.sampler = samplers.sampler(plan.sampler, plan.seed, left.number)
         asked.append(optuna.Trial(study, left._trial_id))
     while len(asked) < number:
         waiting = study.get_trials(deepcopy=False, states=(states.WAITING,))
-        study.sampler = _sampler(plan, waiting[0].number if waiting else len(study.get_trials(deepcopy=False)))
+        following = waiting[0].number if waiting else len(study.get_trials(deepcopy=False))
+        study.sampler = samplers.sampler(plan.sampler, plan.seed, following)
         asked.append(study.ask())
     return [(trial, spaces.draw(space, trial)) for trial in asked]
 
@@ -210,6 +236,15 @@ def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
     return None
 
 
+def _require_same_space(study, space: list[spaces.Parameter]) -> None:
+    """Raise ConfigError where the trials of a study were drawn from another space."""
+    told = repr(space)
+    if study.user_attrs.get("space", told) != told:
+        cure = "take another study_name, or begin anew (resume=false)"
+        raise ConfigError(f"study {study.study_name} searches {study.user_attrs['space']}, not {told}; {cure}")
+    study.set_user_attr("space", told)
+
+
 def _require_few_failures(trials: list, total: int, spare: float) -> None:
     """Raise ConfigError where more trials have failed than are allowed any more."""
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
@@ -224,41 +259,6 @@ def _said(outcome) -> str:
     if isinstance(outcome, Exception):
         return f"failed: {outcome}"
     return ", ".join(f"{value:.4f}" for value in (outcome if isinstance(outcome, list | tuple) else [outcome]))
-
-
-def _sampler(plan: Plan, number: int):
-    """Return a new sampler for the trial of this number, so that nothing of it lives in a process alone.
-
-    The sequence of qmc is scrambled once a study; where it stands is kept in the study, as is the state of cmaes.
-    """
-    from optuna import exceptions, samplers
-
-    seed = int.from_bytes(hashlib.sha256(f"{plan.seed}:{number}".encode()).digest()[:4])
-    chance = samplers.RandomSampler(seed=seed)
-    made = {
-        "tpe": lambda: samplers.TPESampler(seed=seed),
-        "gp": lambda: samplers.GPSampler(seed=seed, independent_sampler=chance, warn_independent_sampling=False),
-        "cmaes": lambda: samplers.CmaEsSampler(seed=seed, independent_sampler=chance, warn_independent_sampling=False),
-        "nsgaii": lambda: samplers.NSGAIISampler(seed=seed),
-        "qmc": lambda: samplers.QMCSampler(
-            scramble=True, seed=plan.seed, independent_sampler=chance, warn_independent_sampling=False
-        ),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exceptions.ExperimentalWarning)  # which qmc is
-        return made.get(plan.sampler, lambda: chance)()
-
-
-def _pruner(plan: Plan):
-    from optuna import pruners
-
-    made = {
-        "none": pruners.NopPruner,
-        "median": pruners.MedianPruner,
-        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
-        "hyperband": lambda: pruners.HyperbandPruner(max_resource=plan.num_checks, reduction_factor=2),
-    }
-    return made[plan.pruner]()
 
 
 def _mend(journal: Path) -> None:

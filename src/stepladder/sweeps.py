@@ -65,6 +65,8 @@ def of_candidate(found: dict) -> list[Problem]:
         section, dot, inner = each.key.partition(".")
         if dot and not each.where and inner.split(".")[0] not in (found[section] or {}):
             problems.append((each.place, unknown("key of this candidate", inner, found[section] or ())))
+    if sweep["max_epochs"] and "max_epochs" not in trainer:
+        problems.append(("sweep.max_epochs", f"level {found['level']['name']} trains nothing; leave it null"))
     if pruned and num_checks(found) < 2:
         problems.append(("sweep.pruner", ONE_CHECK))
     if pruned and task == "generation" and trainer.get("monitor") == "loss":

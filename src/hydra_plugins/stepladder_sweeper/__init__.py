@@ -8,8 +8,10 @@ alone. Sources: https://hydra.cc/docs/1.3/advanced/plugins/develop/ and https://
 
 import hashlib
 import json
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,8 @@ class StudySweeper(Sweeper):
         from stepladder import metrics, study, sweeps
         from stepladder.errors import ConfigError
 
+        if not space:
+            raise ConfigError("nothing is searched: no word has several values, and hydra.sweeper.params none either")
         said = OmegaConf.to_container(self.settings)
         if said["n_trials"] is None and said["sampler"] != "grid":
             said["n_trials"] = NUM_TRIALS
@@ -152,7 +156,11 @@ class StudySweeper(Sweeper):
             jobs = [(*fixed, *_overrides(point)) for _, point in batch]
             for job in self.launcher.launch(jobs, initial_job_idx=batch[0][0].number):
                 try:
-                    yield _number(job.return_value)
+                    with redirect_stderr(
+                        StringIO()
+                    ):  # Hydra's line on a job that failed, which the trial's says better
+                        returned = job.return_value
+                    yield _number(returned)
                 except Exception as error:
                     yield error
 
