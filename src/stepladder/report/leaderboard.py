@@ -41,7 +41,8 @@ def markdown(board: dict) -> str:
     head = (
         f"| # | candidate | level | model | test {metric} | {sure} interval | group | better than {than} | training |"
     )
-    lines = [f"{board['verdict']}\n", head, "|--:|---|---|---|--:|---|---|---|--:|"]
+    words = " ".join(filter(None, (board["verdict"], board["worth"])))
+    lines = [f"{words}\n", head, "|--:|---|---|---|--:|---|---|---|--:|"]
     for row in board["rows"]:
         score, gap, price = row["score"], row["difference"], board["prices"][row["candidate"]]
         gain = (
