@@ -188,7 +188,6 @@ def test_rows_that_differ_in_their_seed_alone_are_one_candidate_at_several_seeds
     assert spread["test"] == pytest.approx({"mean": np.mean(values), "deviation": np.std(values, ddof=1)})
 
 
-@pytest.mark.capability(30)
 def test_a_candidate_is_on_the_front_of_a_price_where_none_is_better_for_as_little(board: dict) -> None:
     paid = {row["candidate"]: board["prices"][row["candidate"]] for row in board["rows"]}
     scores = {row["candidate"]: row["score"]["test"] for row in board["rows"]}

@@ -53,9 +53,7 @@ def markdown(board: dict) -> str:
         cells = [row["rank"], row["candidate"], row["level"], " ".join(filter(None, (row["model"], row["method"])))]
         cells += [text.score(score["test"]), f"{text.score(score['low'])} to {text.score(score['high'])}", row["group"]]
         lines.append("| " + " | ".join(map(str, [*cells, gain, text.seconds(price["paid"]["training"])])) + " |")
-    shared = (
-        f"Candidates that share a letter of the group are not shown to differ (Holm over {len(board['pairs'])} pairs)."
-    )
+    shared = "Candidates that share a letter of the group are not shown to differ (Holm over all pairs)."
     return "\n".join([*lines, f"\n{board['num_test_rows']:,} test rows of {board['data']}. {shared}\n"])
 
 
