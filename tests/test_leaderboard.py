@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, splits, statistics, store, verdict
+from stepladder import comparison, leaderboard, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import evidence, text
 from stepladder.report import leaderboard as report
@@ -160,6 +160,8 @@ def test_every_pair_is_tested_and_the_letters_and_differences_say_the_same(board
     assert worst["difference"]["high"] < 0 and worst["difference"]["difference"] < 0
     (pair,) = [pair for pair in board["pairs"] if {pair["a"], pair["b"]} == {"majority", "tfidf"}]
     assert (pair["low"], pair["high"]) == (-worst["difference"]["high"], -worst["difference"]["low"])
+    alike = {"a": "x", "b": "y", "difference": 0.0, "low": 0.0, "high": 0.0, "effect": None}
+    assert text.gain(comparison.between([alike], "y", "x")["difference"]) == "+0.000"
 
 
 @pytest.mark.capability(29)
