@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import leaderboard, metrics, splits, statistics, store, verdict
+from stepladder import comparison, leaderboard, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import evidence, text
 from stepladder.report import leaderboard as report
@@ -163,6 +163,8 @@ def test_every_pair_is_tested_and_the_letters_and_differences_say_the_same(board
     assert worst["difference"]["high"] < 0 and worst["difference"]["difference"] < 0
     (pair,) = [pair for pair in board["pairs"] if {pair["a"], pair["b"]} == {"majority", "tfidf"}]
     assert (pair["low"], pair["high"]) == (-worst["difference"]["high"], -worst["difference"]["low"])
+    alike = {"a": "x", "b": "y", "difference": 0.0, "low": 0.0, "high": 0.0, "effect": None}
+    assert text.gain(comparison.between([alike], "y", "x")["difference"]) == "+0.000"
 
 
 @pytest.mark.capability(29)
@@ -191,7 +193,6 @@ def test_rows_that_differ_in_their_seed_alone_are_one_candidate_at_several_seeds
     assert spread["test"] == pytest.approx({"mean": np.mean(values), "deviation": np.std(values, ddof=1)})
 
 
-@pytest.mark.capability(30)
 def test_a_candidate_is_on_the_front_of_a_price_where_none_is_better_for_as_little(board: dict) -> None:
     paid = {row["candidate"]: board["prices"][row["candidate"]] for row in board["rows"]}
     scores = {row["candidate"]: row["score"]["test"] for row in board["rows"]}
@@ -237,9 +238,8 @@ def test_only_prices_vary_with_the_machine(root: Path, board: dict, tmp_path) ->
         path.unlink()
     other = leaderboard.assemble(tmp_path, config)
     assert other["prices"]["full"]["train_seconds"] is None and other["prices"] != board["prices"]
-    assert {key: value for key, value in other.items() if key != "prices"} == {
-        key: value for key, value in board.items() if key != "prices"
-    }
+    machine = {"prices", "worth"}
+    assert {key: other[key] for key in other.keys() - machine} == {key: board[key] for key in board.keys() - machine}
 
 
 def test_the_winner_is_picked_on_validation_even_when_test_says_otherwise(tmp_path) -> None:
@@ -263,6 +263,24 @@ def test_nothing_is_enough_when_nothing_beats_the_baseline(tmp_path) -> None:
     assert "is the best on validation, before zero_shot (-0.1" in board["verdict"]
     config = story(tmp_path, names=("tfidf", "majority"))
     assert leaderboard.assemble(tmp_path, config)["verdict"].endswith("and nothing else was compared.")
+
+
+def test_the_verdict_says_how_sure_it_is_what_it_costs_and_what_would_make_it_sure(board: dict, tmp_path) -> None:
+    chance = board["rows"][0]["difference"]["p_holm"]
+    assert 0.001 < chance < 0.05 and f"; p = {chance:.3f} after Holm over 36 pairs)" in board["verdict"]
+    assert board["worth"].startswith("It costs 78 times the time of training, 52 times the time of an answer, ")
+    assert board["worth"].endswith(" the disk of tfidf.") and board["worth"] in report.page(board)
+    config = story(tmp_path, num_rows=100, num_resamples=100, names=("tfidf", "few_shot", "zero_shot"))
+    other = leaderboard.assemble(tmp_path, config)
+    needed = other["rows"][0]["difference"]["rows_needed"]
+    assert other["worth"] is None and needed > 100
+    words = f"; to be sure of such a difference would take about {float(f'{needed:.2g}'):,.0f} test rows."
+    assert other["verdict"].endswith(words)
+    unsure = {"difference": 0.02, "low": 0.001, "high": 0.04, "p_holm": 0.3}
+    assert (
+        verdict._corrected(unsure, 0.95, 2)
+        == "p = 0.300 after Holm over 2 pairs, so not sure among so many comparisons"
+    )
 
 
 def test_the_lowest_rung_that_is_not_worse_is_enough(tmp_path) -> None:
@@ -497,7 +515,7 @@ def test_the_drawings_lie_inside_their_frames_and_their_names_on_no_other(board:
 
 def test_the_markdown_table_has_a_row_for_each_candidate_and_its_letters(board: dict) -> None:
     lines = report.markdown(board).splitlines()
-    assert lines[0] == board["verdict"]
+    assert lines[0] == f"{board['verdict']} {board['worth']}"
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
     assert {len(line) for line in [table[0], *table[2:]]} == {9} and len(table) == 11
     for row, line in zip(board["rows"], table[2:], strict=True):

@@ -1,12 +1,15 @@
 """Significance: exact tests, Holm's correction and power equal statsmodels'; letters say what the pairs say."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import null_and_power
+from benchmarks.null_and_power import GATE, ROOT
 from stepladder import metrics, significance, statistics
 from tests.test_statistics import answered, drawn
 
@@ -82,10 +85,21 @@ def test_rows_needed_and_detectable_difference_equal_statsmodels_power() -> None
     assert significance.rows_needed(0.0, 0.4, alpha=0.05) is None
 
 
+def test_few_resamples_of_many_candidates_still_show_a_plain_difference() -> None:
+    right = {
+        name: drawn(share, 300, place)
+        for place, (name, share) in enumerate(zip("abcde", (0.9, 0.5, 0.5, 0.5, 0.5), strict=True))
+    }
+    frames = dict(zip(right, statistics.aligned([answered(row) for row in right.values()]), strict=True))
+    rows = compared(frames, "macro_f1", num_resamples=20)
+    assert [row["p_holm"] <= 0.05 for row in rows] == [True] * 4 + [False] * 6
+
+
 def test_the_spread_of_a_rows_difference_is_that_of_the_rows_themselves(three) -> None:
     (row,) = compared({name: three[name] for name in ("good", "base")}, num_resamples=4000)
     gained = np.subtract(*(metrics.load("accuracy").rows(three[name]) for name in ("good", "base")))
     assert row["effect"] == pytest.approx(gained.mean() / gained.std(), rel=0.05)
+    assert row["spread"] == pytest.approx(gained.std(), rel=0.05)
     assert row["detectable"] == pytest.approx(2.8016 * gained.std() / 20, rel=0.05)
 
 
@@ -106,3 +120,26 @@ def test_candidates_that_never_differ_are_one_group_without_a_difference(three) 
     (row,) = compared(frames)
     assert (row["p_value"], row["p_holm"], row["effect"], row["rows_needed"]) == (1.0, 1.0, None, None)
     assert significance.groups(list(frames), [row], confidence=0.95) == {"one": "a", "two": "a"}
+
+
+@pytest.mark.capability(29)
+def test_the_gate_promotes_what_is_no_better_at_most_one_time_in_twenty() -> None:
+    """A small form of benchmarks/null_and_power.py, whose results at 2,000 rows are kept beside it."""
+    gate, end = GATE | {"num_resamples": 300}, null_and_power.outcome
+    null = [end(0.0, 200, [seed], challengers=4, gate=gate) for seed in range(300)]
+    true = [end(0.15, 200, [seed], challengers=1, gate=gate) for seed in range(50)]
+    loose = [end(0.0, 200, [seed], challengers=4, gate=gate | {"confidence": 0.2}) for seed in range(60)]
+    shares = [ends.count(null_and_power.PROMOTED) / len(ends) for ends in (null, true, loose)]
+    assert shares[0] <= 0.05 < shares[2] and shares[1] >= 0.8
+
+
+@pytest.mark.capability(29)
+def test_the_kept_simulation_is_of_this_gate_and_within_what_is_promised() -> None:
+    kept = json.loads((ROOT / "benchmarks/results/null_and_power.json").read_text(encoding="utf-8"))
+    assert kept["gate"] == GATE and kept["correlation"] == pytest.approx(null_and_power.correlation(), abs=0.001)
+    found = {(row["gain"], row["test_rows"], row["challengers"]): row for row in kept["rows"]}
+    assert all(row["high"] <= 0.05 and row["simulations"] >= 1500 for row in kept["rows"] if row["gain"] == 0)
+    claim = found[null_and_power.CLAIM]
+    assert claim["promoted"] >= 0.8 and claim["simulations"] >= 1500
+    shares = [found[gain, 2000, 1]["promoted"] for gain in null_and_power.GAINS]
+    assert shares == sorted(shares)

@@ -52,8 +52,8 @@ def between(pairs: list[dict], a: str, b: str) -> dict:
     row = next(row for row in pairs if {row["a"], row["b"]} == {a, b})
     if row["a"] == a:
         return row
-    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-    return row | {"a": a, "b": b, "effect": None if row["effect"] is None else -row["effect"]} | turned
+    turned = {"difference": 0 - row["difference"], "low": 0 - row["high"], "high": 0 - row["low"]}  # no negative zero
+    return row | {"a": a, "b": b, "effect": None if row["effect"] is None else 0 - row["effect"]} | turned
 
 
 def seeds(rows: list[dict]) -> list[dict]:

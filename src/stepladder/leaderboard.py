@@ -1,7 +1,7 @@
 """Leaderboard: all candidates on the same frozen test set, with intervals, prices and a verdict, from files.
 
-Everything but `prices` is determined by the inputs; `prices` is what was measured on some machine (runs/) or lies on
-its disk.
+Everything but `prices` and `worth`, their ratio in words, is determined by the inputs; `prices` is what was measured on
+some machine (runs/) or lies on its disk.
 """
 
 import hashlib
@@ -142,7 +142,8 @@ def conclude(root: Path) -> tuple[list[str], int]:
     if not complete and not lost:
         repeat = ["reports/leaderboard.* do not show the latest results; repeat: dvc repro compare"]
     page = str(path.with_suffix(".html").relative_to(root))
-    return [*repeat, board["verdict"], page, MLFLOW], int(not complete)
+    words = " ".join(filter(None, (board["verdict"], board["worth"])))
+    return [*repeat, words, page, MLFLOW], int(not complete)
 
 
 def _refuse_failed_data(root: Path, config: dict) -> None:
@@ -192,12 +193,15 @@ def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
 
 
 def _judged(board: dict) -> dict:
-    """Return verdict and registration in words."""
+    """Return verdict, price and registration in words."""
     if not board["decision"]:
         claim, evidence = "No verdict", "every baseline failed"
-        return {"verdict": f"{claim}: {evidence}.", "claim": claim, "evidence": evidence, "registration": None}
+        words = {"verdict": f"{claim}: {evidence}.", "claim": claim, "evidence": evidence}
+        return words | {"registration": None, "worth": None}
     decision = board["decision"]
     options = {"confidence": board["gate"]["confidence"], "num_rows": board["num_test_rows"]}
+    options |= {"num_pairs": len(board["pairs"])}
+    worth = verdict.worth(decision["sufficient"], decision["best_baseline"], board["prices"])
     claim, evidence = verdict.sentence(decision, board["rows"], metric=board["metric"], **options)
     words = f"{claim}: {evidence}."
     registration = gate.judged(board, verdict.registration(decision, min_difference=board["gate"]["min_difference"]))
@@ -205,7 +209,7 @@ def _judged(board: dict) -> dict:
         lost = ", ".join(row["candidate"] for row in board["failed"])
         words = f"Partial, without {lost}: {words}"
         registration |= {"passed": False, "reason": f"{lost} failed; nothing is registered from a partial table"}
-    return {"verdict": words, "claim": claim, "evidence": evidence, "registration": registration}
+    return {"verdict": words, "claim": claim, "evidence": evidence, "worth": worth, "registration": registration}
 
 
 def _refuse_without_baseline(board: dict, rows: list[dict]) -> None:

@@ -15,7 +15,6 @@ from stepladder import metrics
 from stepladder.errors import DataError
 from stepladder.predictions import labels
 
-MAX_BCA_ROWS = 5_000  # the jackknife in BCa is quadratic in rows; its correction fades with 1 / rows
 BATCH_ELEMENTS = 4_000_000  # numbers of rows held at once: 32 MB
 SWAPS = 1  # the permutation's own stream of random numbers beside that of the bootstrap
 
@@ -23,7 +22,7 @@ Values = Callable[[np.ndarray], np.ndarray]  # how often each row counts, (choic
 
 
 class Resampled(NamedTuple):
-    """A number, the same of each resample of the rows, and without each row (empty where that would take too long)."""
+    """A number, the same of each resample of the rows, and without each row (empty where percentiles must do)."""
 
     value: np.ndarray  # ()
     drawn: np.ndarray  # (resamples,)
@@ -40,7 +39,7 @@ def interval(
 ) -> tuple[float, float]:
     """Return the bootstrap interval of a metric over rows.
 
-    BCa where the metric is made of rows or counts and there are at most 5,000 rows, percentiles otherwise.
+    BCa where the metric is made of rows or counts, percentiles otherwise.
     Raises DataError below two rows.
     """
     found = resampled({metric: (metric, predictions)}, num_resamples=num_resamples, seed=seed)
@@ -74,26 +73,28 @@ def resampled(numbers: dict, *, num_resamples: int, seed: int) -> dict:
     num_rows = len(next(iter(numbers.values()))[1])
     if num_rows < 2:
         raise DataError(f"{num_rows} row of predictions; an interval needs at least 2")
-    values = {key: counted(*number) for key, number in numbers.items()}
+    forms = {key: counted(*number) for key, number in numbers.items()}
+    values = {key: function for key, (function, _) in forms.items()}
     whole, drawn = _told(values, [np.ones((1, num_rows))]), _told(values, _draws(num_rows, num_resamples, seed))
-    summed = {key: values[key] for key, (metric, _) in numbers.items() if metrics.is_summed(metric)}
-    left_out = _told(summed, _leaving_out(num_rows) if num_rows <= MAX_BCA_ROWS else [])
-    return {key: Resampled(whole[key][0], drawn[key], left_out.get(key, np.zeros(0))) for key in values}
+    return {key: Resampled(whole[key][0], drawn[key], without) for key, (_, without) in forms.items()}
 
 
-def counted(metric: str, predictions: pl.DataFrame) -> Values:
-    """Return the metric as a function of how often each row counts."""
+def counted(metric: str, predictions: pl.DataFrame) -> tuple[Values, np.ndarray]:
+    """Return the metric as a function of how often each row counts, and what it is without each row.
+
+    The latter, (rows,), is empty where the metric is no mean of rows and no function of their sums.
+    """
     module = metrics.load(metric)
     if hasattr(module, "rows"):
         rows = module.rows(predictions)
-        return lambda times: times @ rows / times.sum(axis=-1)
+        return lambda times: times @ rows / times.sum(axis=-1), (rows.sum() - rows) / max(len(rows) - 1, 1)
     if hasattr(module, "counts"):
         counts = module.counts(predictions)
-        return lambda times: module.combine(times @ counts)
+        return lambda times: module.combine(times @ counts), module.combine(counts.sum(axis=0) - counts)
     if hasattr(module, "weighted"):
-        return lambda times: module.weighted(predictions, times)
+        return lambda times: module.weighted(predictions, times), np.zeros(0)
     repeated = lambda row: predictions[np.repeat(np.arange(len(row)), row.astype(int))]  # noqa: E731
-    return lambda times: np.array([module.compute(repeated(row)) for row in times])
+    return lambda times: np.array([module.compute(repeated(row)) for row in times]), np.zeros(0)
 
 
 def ends(number: Resampled, confidence: float) -> tuple[float, float]:
@@ -114,7 +115,7 @@ def ends(number: Resampled, confidence: float) -> tuple[float, float]:
 
 def permutation(pair: tuple[pl.DataFrame, pl.DataFrame], metric: str, *, num_resamples: int, seed: int) -> float:
     """Return the two-sided p-value of two candidates' difference, both aligned, when their answers change places."""
-    num_rows, values = len(pair[0]), counted(metric, pl.concat(pair))
+    num_rows, values = len(pair[0]), counted(metric, pl.concat(pair))[0]
     rng = np.random.default_rng([seed, SWAPS])
 
     def gaps(kept: np.ndarray) -> np.ndarray:
@@ -158,13 +159,6 @@ def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]
     for size in _sizes(num_resamples, num_rows):
         index = rng.integers(0, num_rows, (size, num_rows)) + num_rows * np.arange(size)[:, None]
         yield np.bincount(index.ravel(), minlength=index.size).reshape(index.shape).astype(float)
-
-
-def _leaving_out(num_rows: int) -> Iterator[np.ndarray]:
-    done = 0
-    for size in _sizes(num_rows, num_rows):
-        yield 1 - np.eye(num_rows)[done : done + size]
-        done += size
 
 
 def _sizes(number: int, num_rows: int) -> list[int]:

@@ -29,11 +29,6 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def is_summed(name: str) -> bool:
-    """Return whether a metric is a mean of rows or a function of their sums, so that leaving rows out is cheap."""
-    return any(hasattr(load(name), form) for form in ("rows", "counts"))
-
-
 def evaluate(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
     """Return every metric of the task; None where it is not defined, as ROC-AUC of targets of one class."""
     values = {name: load(name).compute(predictions) for name in names(task)}

@@ -41,7 +41,8 @@ def markdown(board: dict) -> str:
     head = (
         f"| # | candidate | level | model | test {metric} | {sure} interval | group | better than {than} | training |"
     )
-    lines = [f"{board['verdict']}\n", head, "|--:|---|---|---|--:|---|---|---|--:|"]
+    words = " ".join(filter(None, (board["verdict"], board["worth"])))
+    lines = [f"{words}\n", head, "|--:|---|---|---|--:|---|---|---|--:|"]
     for row in board["rows"]:
         score, gap, price = row["score"], row["difference"], board["prices"][row["candidate"]]
         gain = (
@@ -52,9 +53,7 @@ def markdown(board: dict) -> str:
         cells = [row["rank"], row["candidate"], row["level"], " ".join(filter(None, (row["model"], row["method"])))]
         cells += [text.score(score["test"]), f"{text.score(score['low'])} to {text.score(score['high'])}", row["group"]]
         lines.append("| " + " | ".join(map(str, [*cells, gain, text.seconds(price["paid"]["training"])])) + " |")
-    shared = (
-        f"Candidates that share a letter of the group are not shown to differ (Holm over {len(board['pairs'])} pairs)."
-    )
+    shared = "Candidates that share a letter of the group are not shown to differ (Holm over all pairs)."
     return "\n".join([*lines, f"\n{board['num_test_rows']:,} test rows of {board['data']}. {shared}\n"])
 
 
