@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stepladder import compose, levels, probes, probing, records, schema, splits
 from stepladder.errors import ConfigError
 from tests.conftest import GOOD, LORA, sentences
-from tests.test_strict import BASE, PROMPT, SMOLLM, faults
+from tests.test_strict import BASE, HEADED, PROMPT, SMOLLM, faults
 
 OPTIONS = {"confidence": 0.95, "num_resamples": 200, "seed": 7}
 PROBES = schema.names("probes")
@@ -82,6 +82,8 @@ def test_a_probe_that_suits_is_accepted(tmp_path, row, probe):
     [
         (ENCODER | {"probe": "retention"}, "probe", "the likelihood of a text, which a decoder"),
         ({"level": "baseline", "model": "tfidf", "probe": ["retention"]}, "probe", "no head or baseline; leave it out"),
+        (HEADED | {"probe": "openbookqa"}, "probe", "no head or baseline; leave it out"),
+        (TUNED | {"data": "plain_english", "probe": "swaps"}, "probe", "which task classification has; leave it out"),
         (TUNED | {"probe": "retentoin"}, "probe", "Did you mean 'retention'"),
         (TUNED | {"probe": ["none", "retentoin"]}, "probe", "Did you mean 'retention'"),
         (
