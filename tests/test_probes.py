@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stepladder import compose, levels, probes, probing, records, schema, splits
 from stepladder.errors import ConfigError
 from tests.conftest import GOOD, LORA, sentences
-from tests.test_strict import BASE, PROMPT, SMOLLM, faults
+from tests.test_strict import BASE, HEADED, PROMPT, SMOLLM, faults
 
 OPTIONS = {"confidence": 0.95, "num_resamples": 200, "seed": 7}
 PROBES = schema.names("probes")
@@ -82,6 +82,8 @@ def test_a_probe_that_suits_is_accepted(tmp_path, row, probe):
     [
         (ENCODER | {"probe": "retention"}, "probe", "the likelihood of a text, which a decoder"),
         ({"level": "baseline", "model": "tfidf", "probe": ["retention"]}, "probe", "no head or baseline; leave it out"),
+        (HEADED | {"probe": "openbookqa"}, "probe", "no head or baseline; leave it out"),
+        (TUNED | {"data": "plain_english", "probe": "swaps"}, "probe", "which task classification has; leave it out"),
         (TUNED | {"probe": "retentoin"}, "probe", "Did you mean 'retention'"),
         (TUNED | {"probe": ["none", "retentoin"]}, "probe", "Did you mean 'retention'"),
         (
@@ -130,7 +132,7 @@ def test_without_probes_the_stage_reads_nothing_and_leaves_two_empty_files(tmp_p
 
 
 @pytest.mark.slow
-def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tuned):
+def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tuned, capsys):
     import shutil
 
     from stepladder import store
@@ -141,11 +143,16 @@ def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tune
     fetched = {"name": "llama", "folder": "state/llama", "files": store.hashes(copied)}
     records.write_json(fetched, Path("assets", "lora.json"))
     chosen = {"data": "speeches", "max_rows": 6, "max_length": 64}
-    gate = OPTIONS | {"min_difference": 0.0}
-    probing.run({
-        "candidate": "lora", "seed": 7, "gate": gate, "level": {"name": "finetune"}, "data": {"max_rows": 20},
-        "probe": {"retention": chosen, "memorisation": {"max_rows": 500}},
-    })  # fmt: skip
+    config = {
+        "candidate": "lora", "seed": 7, "gate": OPTIONS | {"min_difference": 0.0}, "level": {"name": "finetune"},
+        "data": {"max_rows": 20}, "probe": {"retention": chosen},
+        "code": {"level": "1", "objective": "2", "probe": {"retention": "3", "memorisation": "4"}},
+    }  # fmt: skip
+    probing.run(config)
+    assert "probe retention" in capsys.readouterr().out
+    probing.run(config | {"probe": {"retention": chosen, "memorisation": {"max_rows": 500}}})
+    said = capsys.readouterr().out
+    assert "probe memorisation" in said and "probe retention" not in said and "retention: gain" in said
     found, rows = (
         json.loads(Path("reports/probes/lora.json").read_text()),
         pl.read_parquet("reports/probes/lora.parquet"),

@@ -169,6 +169,16 @@ def test_files_are_told_after_training_after_scoring_and_again_to_a_new_store(ca
         assert after[name] == before[name]
 
 
+def test_what_probes_measured_is_told_and_what_they_could_not_is_not(candidate):
+    from stepladder import sync
+
+    scored(accuracy=0.7)
+    risks = {"retention": {"gain": {"value": -0.1}}, "swaps": {"origin_flips": {"value": None}}}
+    records.write_json(risks, Path("reports", "probes", "lora.json"))
+    told = sync.entry("lora").metrics
+    assert told["retention/gain"] == -0.1 and told["test/accuracy"] == 0.7 and "swaps/origin_flips" not in told
+
+
 def splits_md5(file: Path) -> str:
     import hashlib
 

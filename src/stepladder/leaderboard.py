@@ -188,23 +188,22 @@ def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
     if any(row["level"] == "baseline" for row in rows):
         compare = partial(comparison.between, found["pairs"])
         decision = verdict.decide(rows, compare, min_difference=board["gate"]["min_difference"])
-    num_rows = len(records) if rows else 0
-    return found | {"rows": rows, "decision": decision, "labels": labels, "num_test_rows": num_rows}
+    return found | {"rows": rows, "decision": decision, "labels": labels, "num_test_rows": len(records) * bool(rows)}
 
 
 def _judged(board: dict) -> dict:
     """Return verdict, price and registration in words."""
     if not board["decision"]:
         claim, evidence = "No verdict", "every baseline failed"
-        words = {"verdict": f"{claim}: {evidence}.", "claim": claim, "evidence": evidence}
-        return words | {"registration": None, "worth": None}
+        told = {"claim": claim, "evidence": evidence, "registration": None, "worth": None}
+        return {"verdict": f"{claim}: {evidence}."} | told
     decision = board["decision"]
-    options = {"confidence": board["gate"]["confidence"], "num_rows": board["num_test_rows"]}
-    options |= {"num_pairs": len(board["pairs"])}
+    numbers = {"num_rows": board["num_test_rows"], "num_pairs": len(board["pairs"])}
+    options = {"confidence": board["gate"]["confidence"], **numbers}
     worth = verdict.worth(decision["sufficient"], decision["best_baseline"], board["prices"])
     claim, evidence = verdict.sentence(decision, board["rows"], metric=board["metric"], **options)
-    words = f"{claim}: {evidence}."
-    registration = gate.judged(board, verdict.registration(decision, min_difference=board["gate"]["min_difference"]))
+    words, least = f"{claim}: {evidence}.", board["gate"]["min_difference"]
+    registration = gate.judged(board, verdict.registration(decision, min_difference=least))
     if board["failed"]:
         lost = ", ".join(row["candidate"] for row in board["failed"])
         words = f"Partial, without {lost}: {words}"

@@ -3,12 +3,16 @@
 reports/probes/<c>.json: {"retention": {"bits_per_byte": {"value": 1.2, "low": 1.1, "high": 1.3, "num_items": 200}}}
 """
 
+import hashlib
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache, partial
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import candidates, levels, probes, records, runs, store
+from stepladder import candidates, levels, probes, records, runs, store, work
 from stepladder.errors import DataError
 from stepladder.probes import Asked
 
@@ -16,26 +20,44 @@ FOLDER = Path("reports", "probes")
 
 
 def run(config: dict) -> None:
-    """Stage probe: write reports/probes/<c>.json and .parquet; both are empty where no probe is chosen."""
+    """Stage probe: write reports/probes/<c>.json and .parquet; both are empty where no probe is chosen.
+
+    What a probe found lies in state/probes/ under the hash of all that leads to it, and is not asked for again.
+    """
     name, found, tables = config["candidate"], {}, []
-    if config["probe"]:
-        asked = _asked(config)
-        with runs.measured(Path("runs", name, "probe.json")):
-            for probe, settings in config["probe"].items():
-                found[probe], rows = _measured(asked, probe, settings)
-                tables.append(rows.select(pl.lit(probe).alias("probe"), pl.all()))
+    asked = cache(lambda: _asked(config))
+    with runs.measured(Path("runs", name, "probe.json")) if config["probe"] else nullcontext():
+        for probe in config["probe"] or {}:
+            folder = store.settle(store.kept("probes") / _key(config, probe), partial(_measure, asked, config, probe))
+            found[probe] = json.loads((folder / "measures.json").read_text())
+            tables.append(pl.read_parquet(folder / "rows.parquet").select(pl.lit(probe).alias("probe"), pl.all()))
+            _tell(probe, found[probe])
     records.write_json(found, FOLDER / f"{name}.json")
     rows = pl.concat(tables, how="diagonal") if tables else pl.DataFrame(schema={"probe": pl.String})
     records.write(rows, FOLDER / f"{name}.parquet")
 
 
-def _measured(asked: Asked, probe: str, settings: dict) -> tuple[dict, pl.DataFrame]:
+def _measure(asked: Callable[[], Asked], config: dict, probe: str, made: Path) -> None:
     print(f"probe {probe}", flush=True)
-    measures, rows = probes.load(probe).measure(asked, **settings)
+    measures, rows = probes.load(probe).measure(asked(), **config["probe"][probe])
+    records.write_json(measures, made / "measures.json")
+    records.write(rows, made / "rows.parquet")
+
+
+def _tell(probe: str, measures: dict) -> None:
     for measure, told in measures.items():
         if told["value"] is not None:
             print(f"{probe}: {measure} {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]", flush=True)
-    return measures, rows
+
+
+def _key(config: dict, probe: str) -> str:
+    """Return the hash of a probe's settings and code, of the candidate that it asks, and of what both read."""
+    name, code = config["candidate"], config["code"]
+    files = [Path("inputs", f"{name}.json"), *(Path(place, "probes", f"{name}.json") for place in ("inputs", "assets"))]
+    content = [probe, config["probe"][probe], code["probe"][probe], code["level"], code["objective"], work.versions()]
+    content += [config[section] for section in ("seed", "gate", "data")]
+    content += [store.manifest(Path("models", name)), *(json.loads(file.read_text()) for file in files)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _asked(config: dict) -> Asked:

@@ -17,6 +17,7 @@ from stepladder.probes import Asked
 
 TASK = ("classification",)
 BECAUSE = "it compares the probabilities of labels, which task classification has"
+MIN_INPUTS = 20  # an interval of fewer says how alike they are, not how sure the number is
 UNKNOWN = {"value": None, "low": None, "high": None}
 
 
@@ -32,8 +33,9 @@ def measure(asked: Asked, *, words: list[list[str]], max_rows: int) -> tuple[dic
     for group in dict.fromkeys(group for group, *_ in words):
         pairs = [pair for name, *pair in words if name == group]
         changed = asked.sample(versions(asked.read("test"), pairs), max_rows)
-        if len(changed) < 2:
-            print(f"swaps: {len(changed)} test inputs hold a word of {group}; nothing is measured", flush=True)
+        if len(changed) < MIN_INPUTS:
+            few = f"{len(changed)} test inputs hold a word of {group}, {MIN_INPUTS} are wanted"
+            print(f"swaps: {few}; nothing is measured", flush=True)
             measures[f"{group}_flips"] = UNKNOWN | {"num_items": len(changed)}
             continue
         answers = [asked.level.predict(changed.with_columns(input=pl.col(side))) for side in ("first", "second")]
