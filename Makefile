@@ -6,6 +6,7 @@
 # make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
 # make capabilities   the table of what passing tests show, docs/capabilities.md and .json
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
+# make study   every method on the same rows at three seeds, in a clone: docs/methods.md and .png (hours on a slow core)
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
 PYTHON ?= python3
@@ -16,7 +17,7 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story stories faults soak capabilities check lint signatures bare-stack bench bench-full
+.PHONY: run proof test story study stories faults soak capabilities check lint signatures bare-stack bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -50,6 +51,12 @@ bench-full: $(PEERS_READY)
 
 bare-stack: $(READY)
 	python -m benchmarks.bare_stack
+
+study: $(READY)
+	test -d state/study || git clone -q . state/study
+	mkdir -p state/study/state && ln -sfn $(CURDIR)/state/store state/study/state/store
+	cd state/study && git checkout -q -- . && git pull -q && sed -i '/^studies/d' .dvcignore && dvc repro studies/methods/dvc.yaml
+	cp state/study/docs/methods.* docs/
 
 lint: $(READY)
 	ruff check . && ruff format --check .
