@@ -111,6 +111,8 @@ def test_a_conversation_that_is_too_long_loses_its_first_turns_and_never_its_las
         (example,) = objective.encode(row, train=True)
         assert len(example["ids"]) <= expected and len(example["ids"]) >= expected - 1
         assert example["cut"] == (room < whole)
+        said = objective.tokenizer.decode(example["ids"])
+        assert "[{" not in said and said.endswith("<|im_start|>assistant\n")
 
 
 @slow
@@ -132,7 +134,7 @@ def test_earlier_turns_stand_in_a_plain_template_as_examples_do():
     talk = Conversation(None, (("a", "b"), ("c", "d")), "e")
     asked = prompt.question(str(talk))
     assert asked == "Be kind.\n\nUser: a\nAssistant: b\n\nUser: c\nAssistant: d\n\nUser: e\nAssistant:"
-    assert [asked[start:stop] for start, stop in prompt.answered(str(talk))] == [" b", " d"]
+    assert [asked[start:stop] for start, stop in prompt.answered(talk)] == [" b", " d"]
     assert prompt.question(str(Conversation("Say {x}.", (), "e"))) == "Say {x}.\n\nUser: e\nAssistant:"
     assert prompt.question("[{not json") == "Be kind.\n\nUser: [{not json\nAssistant:"
 

@@ -30,6 +30,10 @@ class Conversation:
         """Return the conversation as it stood when the answer of a turn, counted from 0, was awaited."""
         return Conversation(self.system, self.turns[:number], self.turns[number][0])
 
+    def asking(self, last: str) -> "Conversation":
+        """Return the conversation with another last question and no answered turn."""
+        return Conversation(self.system, (), last)
+
     def recent(self, number: int) -> "Conversation":
         """Return the conversation with its last so many answered turns alone."""
         return Conversation(self.system, self.turns[len(self.turns) - number :], self.last)

@@ -33,17 +33,18 @@ class Prompt:
 
     def question(self, text: str) -> str:
         """Return the prompt for one input: instruction, few-shot examples, input; it ends where the answer begins."""
-        return self._conversed(conversations.read(text)) if self.turns else self._asked(text)
+        return self.conversed(conversations.read(text)) if self.turns else self._asked(text)
 
-    def answered(self, text: str) -> list[tuple[int, int]]:
+    def answered(self, conversation: conversations.Conversation) -> list[tuple[int, int]]:
         """Return where the earlier answers of a conversation stand in its question, (from, to) in characters."""
-        conversation, places = conversations.read(text), []
+        places = []
         for number, (_, answer) in enumerate(conversation.turns):
-            start = len(self._conversed(conversation.before(number)))
+            start = len(self.conversed(conversation.before(number)))
             places.append((start, start + len(self.answer(answer))))
         return places
 
-    def _conversed(self, conversation: conversations.Conversation) -> str:
+    def conversed(self, conversation: conversations.Conversation) -> str:
+        """Return the prompt for a conversation, whose turns stand where examples do."""
         prompt = self if conversation.system is None else self._instructed(conversation.system)
         return prompt.with_shots(conversation.turns)._asked(conversation.last)
 

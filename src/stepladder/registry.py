@@ -83,9 +83,9 @@ def promote(model: str, *, version: str | None = None, client: mlflow.MlflowClie
     Raises ConfigError, naming the versions there are, where there is no such version or no challenger.
     """
     client = client or _client(leaderboard.configured(Path())["candidates"][0])
-    known = {one.version: one for one in client.search_model_versions(f"name = '{model}'")}
+    known = {str(one.version): one for one in client.search_model_versions(f"name = '{model}'")}
     listed = ", ".join(f"{one.version} ({one.tags.get('candidate')})" for one in known.values()) or "none"
-    aliases = client.get_registered_model(model).aliases if known else {}
+    aliases = {alias: str(at) for alias, at in client.get_registered_model(model).aliases.items()} if known else {}
     chosen = version or aliases.get("challenger")
     if chosen is None:
         raise ConfigError(f"{model} has no challenger; name a version with --to. Known: {listed}")
@@ -153,7 +153,7 @@ def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -
     if version is None:
         return outcome
     name = outcome["candidate"]
-    ours = predictions.read_parts(Path("predictions"), name, board["task"])["test"]
+    ours = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
     rows = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
     with speech.during(f"asking the champion, version {version}, the same {len(rows):,} test rows"):
         answers = _asked(f"models:/{model}/{version}", rows)

@@ -123,10 +123,16 @@ class Objective:
         return [*([] if target is None else self._answer_ids(target)), self.tokenizer.eos_token_id]
 
     def _cut(self, text: str, surplus: int, room: int) -> list[int]:
-        """Return the prompt of `text` without its last `surplus` tokens, or more until it has at most `room` tokens."""
+        """Return the prompt of `text` without its last `surplus` tokens, or more until it has at most `room` tokens.
+
+        Of a conversation the last question is cut.
+        """
+        talk = conversations.read(text) if self.prompt.turns else None
+        text = talk.last if talk else text
         places = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         for start, _ in reversed(places[: len(places) - surplus + 1]):
-            ids = self.tokenizer(self.prompt.question(text[:start]))["input_ids"]
+            cut = self.prompt.conversed(talk.asking(text[:start])) if talk else self.prompt.question(text[:start])
+            ids = self.tokenizer(cut)["input_ids"]
             if len(ids) <= room:
                 return ids
         raise ConfigError(f"trainer.max_length={self.max_length} is shorter than the prompt without its input")
@@ -136,8 +142,8 @@ class Objective:
         as many as leave it no room, though the last question stays."""
         conversation = conversations.read(text)
         for number in range(len(conversation.turns), -1, -1):
-            recent = str(conversation.recent(number))
-            question, end = self.prompt.question(recent), self.tokenizer.eos_token
+            recent = conversation.recent(number)
+            question, end = self.prompt.conversed(recent), self.tokenizer.eos_token
             found = self.tokenizer(question, return_offsets_mapping=True, verbose=False)
             if len(found["input_ids"]) <= room or not number:
                 break
