@@ -1,12 +1,14 @@
 """Asking: each row is answered once, in its order and file's kind, also by a run that was killed on the way."""
 
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from stepladder import asking
-from stepladder.errors import ConfigError, DataError
+from stepladder.errors import BusyError, ConfigError, DataError
 
 KINDS = (".csv", ".jsonl", ".parquet")
 ROWS = pl.DataFrame(
@@ -34,7 +36,7 @@ def written(folder: Path, suffix: str) -> Path:
 
 
 def read(path: Path) -> pl.DataFrame:
-    return asking.READ[path.suffix](path).collect()
+    return asking.READ[path.suffix](path)
 
 
 @pytest.mark.parametrize("target", KINDS)
@@ -45,8 +47,8 @@ def test_each_row_comes_back_with_its_answer(source, target, tmp_path):
     found = read(made)
     assert found["text"].to_list() == ROWS["text"].to_list() and found["n"].cast(pl.Int64).to_list() == list(range(700))
     assert found["answer"].cast(pl.Int64).to_list() == [len(text) for text in ROWS["text"]]
-    assert found["good"].to_list() == pytest.approx([len(text) / 100 for text in ROWS["text"]])
-    assert [file.name for file in tmp_path.glob(".*")] == []
+    assert found["good"].cast(pl.Float64).to_list() == pytest.approx([len(text) / 100 for text in ROWS["text"]])
+    assert [file.name for file in tmp_path.glob(".*") if file.suffix == ".part"] == []
 
 
 def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice(tmp_path, capsys):
@@ -74,6 +76,39 @@ def test_answers_of_other_rows_or_another_model_are_not_gone_on_with(changed, tm
     options = {"column": "n" if changed == "column" else "text", "model": "m/2" if changed == "model" else "m/1"}
     asking.file(source, made, **options, ask=second)
     assert sum(map(len, second.asked)) == 700
+
+
+def test_answers_with_any_line_break_and_columns_that_begin_late_come_back(tmp_path):
+    rows = [{"text": f"text {i}", **({"late": 1.5} if i > 400 else {})} for i in range(600)]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    odd, made = "a\u2028b\x85c\u2029\x1c", tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        asking.file(tmp_path / "a.jsonl", made, column="text", model="m", ask=odd_then_dies(odd, 2))
+    asking.file(tmp_path / "a.jsonl", made, column="text", model="m", ask=odd_then_dies(odd, 9))
+    found = read(made)
+    assert set(found["answer"]) == {odd} and found["late"].drop_nulls().len() == 199
+
+
+def odd_then_dies(answer: str, calls: int):
+    left = iter(range(calls))
+
+    def ask(texts: list[str]) -> list[dict]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return [{"answer": answer}] * len(texts)
+
+    return ask
+
+
+def test_a_column_of_the_rows_is_never_replaced(tmp_path):
+    (tmp_path / "a.csv").write_text("text,answer\nx,mine\n")
+    with pytest.raises(DataError, match="have a column 'answer' already"):
+        asking.file(tmp_path / "a.csv", tmp_path / "out.csv", column="text", model="m", ask=Model())
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    with FileLock(tmp_path / ".out.csv.busy"), pytest.raises(BusyError, match="another process writes it"):
+        asking.file(written(tmp_path, ".csv"), tmp_path / "out.csv", column="text", model="m", ask=Model())
 
 
 def test_several_labels_are_a_list_in_jsonl_and_text_in_csv(tmp_path):

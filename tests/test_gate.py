@@ -37,10 +37,10 @@ def judged(board: dict, require: dict) -> dict:
         ({"retention.gain": {"at_least": -0.03, "by": "low"}}, False),  # its value, -0.025, would pass
         ({"retention.gain": {"at_least": -0.03}}, True),
         ({"swaps.gender_flips": {"at_most": 0.05}}, False),  # nobody asked
-        ({"price.peak_memory_bytes": {"at_most": 1e9}}, True),
-        ({"price.peak_memory_bytes": {"at_most": 8e8}}, False),
+        ({"price.memory": {"at_most": 1e9}}, True),
+        ({"price.memory": {"at_most": 8e8}}, False),
         ({"calibration_error": {"at_least": 0.0, "at_most": 1.0}}, True),
-        ({"accuracy": {"at_least": 0.1}, "price.model_bytes": {"at_most": 1.0}}, False),
+        ({"accuracy": {"at_least": 0.1}, "price.disk": {"at_most": 1.0}}, False),
     ],
 )
 def test_a_requirement_opens_or_shuts_the_gate_by_what_was_measured(require, passes, board):
@@ -80,16 +80,16 @@ def test_the_leaderboard_judges_and_a_shut_gate_registers_nothing(tmp_path):
     ("require", "words"),
     [
         ({"accuracy": {"at_least": 0.8, "by": "low"}, "slices.macro_f1": {"at_least": 0.5}}, None),
-        ({"retention.gain": {"at_least": -0.05, "by": "low"}, "price.model_bytes": {"at_most": 1}}, None),
+        ({"retention.gain": {"at_least": -0.05, "by": "low"}, "price.disk": {"at_most": 1}}, None),
         ({"acuracy": {"at_least": 0.8}}, "Did you mean 'accuracy'?"),
         ({"chrf": {"at_least": 0.8}}, "No measure named 'chrf'"),
-        ({"price.model_byte": {"at_most": 1}}, "Did you mean 'model_bytes'?"),
+        ({"price.dis": {"at_most": 1}}, "Did you mean 'disk'?"),
         ({"slices.acuracy": {"at_least": 1}}, "Did you mean 'accuracy'?"),
         ({"retentio.gain": {"at_least": 1}}, "No measure named 'retentio.gain'"),
         ({"accuracy": {}}, "it bounds nothing"),
         ({"accuracy": {"atleast": 1}}, "Did you mean 'at_least'?"),
         ({"macro_f1": {"at_least": 0.8, "by": "low"}}, "macro_f1 has no interval"),
-        ({"price.model_bytes": {"at_most": 1, "by": "low"}}, "has no interval"),
+        ({"price.disk": {"at_most": 1, "by": "low"}}, "has no interval"),
     ],
 )
 def test_a_requirement_that_measures_nothing_is_refused(require, words, tmp_path):

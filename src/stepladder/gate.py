@@ -2,16 +2,13 @@
 
 {"name": "retention.gain", "value": -0.02, "by": "low", "at_least": -0.05, "at_most": None, "passed": True}
 A name is a metric of the task on test, slices.<metric> (the worst slice of the test rows), <probe>.<measure>, or
-price.<what> of the leaderboard's prices.
+price.<what>: training and answering (seconds; those of a row), memory and disk (bytes).
 """
 
-from stepladder import fingerprints, schema
+from stepladder import fingerprints, schema, verdict
 from stepladder.errors import unknown
 from stepladder.schema import Problem
 
-PRICES = (
-    "train_seconds", "sweep_seconds", "examples_per_second", "peak_memory_bytes", "model_bytes", "base_bytes",
-)  # fmt: skip
 ENDS = {"value": 0, "low": 1, "high": 2}
 
 
@@ -22,7 +19,7 @@ def problems(found: dict) -> list[Problem]:
     wrong = []
     for name, bound in found["gate"]["require"].items():
         place, (first, _, rest) = f"gate.require.{name}", name.partition(".")
-        kinds = {"slices": known, "price": PRICES}
+        kinds = {"slices": known, "price": verdict.PAID}
         if bound.get("at_least") is None and bound.get("at_most") is None:
             wrong.append((place, "it bounds nothing; give at_least or at_most"))
         if rest and first in kinds and rest not in kinds[first]:
@@ -78,7 +75,7 @@ def _measured(board: dict, row: dict, key: str, by: str) -> float | None:
     if not rest:
         return row["metrics"]["test"].get(key) if by == "value" else row["score"][by]
     if first == "price":
-        return board["prices"][row["candidate"]].get(rest)
+        return board["prices"][row["candidate"]]["paid"][rest]
     if first == "slices":
         held = [part["scores"].get(row["candidate"], {}).get(rest) for part in board["slices"]]
         values = [ends[ENDS[by]] for ends in held if ends]

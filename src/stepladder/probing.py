@@ -55,7 +55,7 @@ def _key(config: dict, probe: str) -> str:
     name, code = config["candidate"], config["code"]
     files = [Path("inputs", f"{name}.json"), *(Path(place, "probes", f"{name}.json") for place in ("inputs", "assets"))]
     content = [probe, config["probe"][probe], code["probe"][probe], code["level"], code["objective"], work.versions()]
-    content += [config[section] for section in ("seed", "gate", "data")]
+    content += [config["seed"], config["data"], config["gate"]["confidence"], config["gate"]["num_resamples"]]
     content += [store.manifest(Path("models", name)), *(json.loads(file.read_text()) for file in files)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -60,10 +60,11 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         return outcome | {"passed": False, "reason": reason}
     client = _client(name)
     key, version = _held(client, runs[name], model)
-    if version is None:
+    if version is None or not client.get_model_version(model, version).aliases:
         outcome |= _against_champion(client, outcome, board)
         if not outcome["passed"]:
             return outcome
+    if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name])
             _check(uri, name)
@@ -78,7 +79,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
 
 
 def promote(model: str, *, version: str | None = None, client: mlflow.MlflowClient | None = None) -> str:
-    """Make a version the champion, the challenger where none is named, and return which: one call, whole or not at all.
+    """Make a version the champion, the challenger where none is named, and return which; safe to repeat.
 
     Raises ConfigError, naming the versions there are, where there is no such version or no challenger.
     """
@@ -125,6 +126,8 @@ def _address(uri: str) -> str:
     try:
         return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         raise ConfigError(f"{uri}: {error.message}; dvc repro registers a model") from None
 
 

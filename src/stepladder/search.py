@@ -15,8 +15,8 @@ from stepladder import candidates, levels, metrics, records, runs, spaces, study
 from stepladder.errors import ConfigError, DataError, NumericsError
 
 Trial = Callable[[dict, dict], dict]  # composes a candidate again with {key: value} on top
-LIMITS = ("n_trials", "max_failure_rate", "max_seconds")  # that say how far a study goes, not where
 FAULTS = (ConfigError, DataError, NumericsError)  # of a trial; another is the machine's, and ends the search
+LIMITS = ("n_trials", "max_failure_rate", "max_seconds")  # that say how far a study goes, not where
 
 
 def sweep(config: dict, trial: Trial) -> None:

@@ -88,7 +88,10 @@ def _tested(pair: tuple, metric: str, options: dict) -> tuple[float, str]:
 
 
 def _sized(gain: statistics.Resampled, num_rows: int, alpha: float) -> dict:
-    spread = float(gain.drawn.std(ddof=1)) * math.sqrt(num_rows)
+    drawn = gain.drawn[np.isfinite(gain.drawn)]  # where a resample has no metric, as without a positive row
+    if len(drawn) < 2:
+        return {"effect": None, "detectable": None, "rows_needed": None}
+    spread = float(drawn.std(ddof=1)) * math.sqrt(num_rows)
     return {
         "spread": spread,
         "effect": float(gain.value) / spread if spread > 0 else None,

@@ -124,7 +124,7 @@ def permutation(pair: tuple[pl.DataFrame, pl.DataFrame], metric: str, *, num_res
     measured = gaps(np.ones((1, num_rows)))[0]
     sizes = _sizes(num_resamples, 2 * num_rows)
     swapped = np.concatenate([gaps(rng.integers(0, 2, (size, num_rows)).astype(float)) for size in sizes])
-    return float((1 + (swapped >= measured * (1 - 1e-12)).sum()) / (1 + num_resamples))
+    return float((1 + (~(swapped < measured * (1 - 1e-12))).sum()) / (1 + num_resamples))  # undefined: as large
 
 
 def aligned(frames: tuple[pl.DataFrame, ...]) -> tuple[pl.DataFrame, ...]:

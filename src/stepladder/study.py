@@ -14,12 +14,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stepladder import samplers, spaces, store
-from stepladder.errors import BusyError, ConfigError, NumericsError, StepladderError
+from stepladder.errors import BusyError, ConfigError, MachineError, NumericsError, StepladderError
 
 PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
 LEAST = 4  # finished trials from which an importance is told
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 SAID = ("sampler", "pruner", "n_trials", "enqueue", "max_failure_rate", "max_seconds")  # in a section sweep
+MACHINE = (OSError, MemoryError, MachineError, BusyError)  # faults that are no trial's: they end the search
 Evaluate = Callable[[list], Iterable]  # [(trial, point), ...] -> a value, several or what was raised, for each
 
 
@@ -111,6 +112,7 @@ def run(
         began, fault = time.monotonic(), None
         for (trial, chosen), outcome in zip(asked, evaluate(asked), strict=True):
             trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
+            began = time.monotonic()
             print(f"trial {trial.number + 1} of {total}: {chosen} -> {_said(outcome)}", flush=True)
             fault = _tell(study, trial, outcome, spare=spare) or fault
         if fault:
@@ -226,7 +228,8 @@ def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
     if isinstance(values, optuna.TrialPruned):
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     elif isinstance(values, Exception):
-        if 1 + sum(each.state.name == "FAIL" for each in finished(study)) > spare:
+        failed = 1 + sum(each.state.name == "FAIL" for each in finished(study))
+        if failed > spare or isinstance(values, MACHINE):
             kind = type(values) if isinstance(values, StepladderError) else None
             return kind(f"trial {trial.number}: {trial.params}: {values}") if kind else values
         trial.set_user_attr("fault", " ".join(str(values).split()))

@@ -137,8 +137,10 @@ def _enqueued(space: list[Parameter], sweep: dict) -> list[Problem]:
             own = [each for each in space if each.key == key]
             if not own:
                 found.append((f"sweep.enqueue.{number}.{key}", unknown("searched key", key, {p.key for p in space})))
-            elif not any(each.holds(value) for each in own):
-                found.append((f"sweep.enqueue.{number}.{key}", f"{value!r} lies outside of what is searched"))
+            elif not any(each.holds(value) and each.exists(point) for each in own):
+                found.append(
+                    (f"sweep.enqueue.{number}.{key}", f"{value!r} lies outside of what is searched at such a point")
+                )
     return found
 
 

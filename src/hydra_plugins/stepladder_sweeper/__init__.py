@@ -66,11 +66,15 @@ class StudySweeper(Sweeper):
         Raises ConfigError for what cannot be searched, and what a job raised where too many fail.
         """
         from stepladder import study
+        from stepladder.errors import ConfigError
 
         space, fixed = self._space(arguments)
-        plan = self._plan(space, fixed)
-        name = self.settings.study_name or self._name(arguments, plan)
+        own = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
+        plan = self._plan(space, own)
+        name = self.settings.study_name or self._name(arguments, plan, own)
         place = study.where(self.settings.storage, name)
+        if plan.sampler == "grid" and isinstance(place, str):
+            raise ConfigError(f"{place}: a database does not keep the points of a grid in order; take a journal file")
         told = {"hydra.sweeper.storage": str(place), "hydra.sweeper.study_name": name} if plan.pruner != "none" else {}
         evaluate = partial(self._launched, [*fixed, *_overrides(told)])  # a job that may be pruned knows its study
         folder = Path(self.config.hydra.sweep.dir)
@@ -115,7 +119,7 @@ class StudySweeper(Sweeper):
                 fixed[key] = override.input_line
         return sorted(searched, key=lambda each: len(each.where)), list(fixed.values())
 
-    def _plan(self, space: list, fixed: list[str]):
+    def _plan(self, space: list, own: DictConfig):
         """Return how to search; the config's own values come first where the space holds them."""
         from stepladder import metrics, study, sweeps
         from stepladder.errors import ConfigError
@@ -127,7 +131,6 @@ class StudySweeper(Sweeper):
             said["n_trials"] = NUM_TRIALS
         if faults := sweeps.faults(space, said):
             raise ConfigError("\n".join(text for _, text in faults))
-        own = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
         point, outside = sweeps.start(space, partial(_own, own))
         direction = said["direction"]
         if direction is None:
@@ -139,10 +142,15 @@ class StudySweeper(Sweeper):
             seed=seed, directions=(direction,) if isinstance(direction, str) else tuple(direction), **kept
         )
 
-    def _name(self, arguments: list[str], plan) -> str:
-        """Return a name by all that decides what the trials are, not how many there are."""
+    def _name(self, arguments: list[str], plan, own: DictConfig) -> str:
+        """Return a name by all that decides what the trials are, not how many there are: words, config and data."""
+        from stepladder import store
+
+        config = {key: value for key, value in OmegaConf.to_container(own).items() if key != "hydra"}
+        folder = Path("data", str(OmegaConf.select(own, "data.name")))
+        read = [store.sha256(file) for part in ("train", "val") if (file := folder / f"{part}.parquet").is_file()]
         parts = [arguments, OmegaConf.to_container(self.settings.params), plan.seed, plan.sampler, plan.pruner]
-        text = json.dumps([*parts, plan.directions, plan.enqueue, self.settings.n_jobs], default=str)
+        text = json.dumps([*parts, config, read, plan.directions, plan.enqueue, self.settings.n_jobs], default=str)
         return f"{self.config.hydra.job.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def _launched(self, fixed: list[str], asked: list):
