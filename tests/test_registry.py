@@ -1,9 +1,15 @@
 """Registry and serving: what is registered answers as it was measured, alone; what does not is refused."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning"),  # of a class inside MLflow
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # within peft
 ]
+ROOT = Path(__file__).parents[1]
 MODEL = "stepladder_films"
 PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 3}
 PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"}
@@ -194,6 +201,41 @@ def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_roll
 
 def championed(rows: pl.DataFrame, answer: str) -> dict[str, list]:
     return {"answer": [answer] * len(rows), "bad": [0.5] * len(rows), "good": [0.5] * len(rows)}
+
+
+@pytest.mark.capability(33)
+def test_the_champion_is_served_over_http_and_asked_for_a_file_as_it_was_measured(runs, monkeypatch, tmp_path):
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+    register(runs, "lora")
+    told = {"candidates": ["lora"], "data": {"name": "films"}}
+    records.write_text(yaml.safe_dump(told), Path("build", "compare", "compare.yaml"))
+    rows = read("lora")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command, place = [sys.executable, "-m", "pipelines.serve", "--port", port], f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{place}/health", timeout=5)
+                break
+            assert server.poll() is None, server.stderr.read()
+            time.sleep(0.5)
+        asked = json.dumps({"dataframe_records": rows.select("input").to_dicts()}).encode()
+        question = urllib.request.Request(f"{place}/invocations", asked, {"Content-Type": "application/json"})
+        same(json.load(urllib.request.urlopen(question, timeout=60))["predictions"], "lora")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
+    rows.select("input").write_csv(tmp_path / "asked.csv")
+    words = ["-m", "pipelines.predict", tmp_path / "asked.csv", tmp_path / "answers.jsonl"]
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"12 rows answered by models:/{MODEL}/1" in done.stdout, done.stderr
+    same(pl.read_ndjson(tmp_path / "answers.jsonl").to_dicts(), "lora")
 
 
 @pytest.mark.capability(32)

@@ -110,6 +110,8 @@ def opened(uri: str) -> tuple[str, Callable[[list[str]], list[dict]]]:
 def serve(uri: str, *, host: str, port: str) -> None:
     """Become MLflow's server of a model; it answers POST /invocations and GET /health."""
     command = ["mlflow", "models", "serve", "--model-uri", _address(uri), "--env-manager", "local"]
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]  # MLflow calls uvicorn by its name
+    os.environ["PATH"] = os.pathsep.join(places)
     os.execv(sys.executable, [sys.executable, "-m", *command, "--host", host, "--port", port])
 
 
