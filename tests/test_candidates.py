@@ -179,7 +179,7 @@ def test_what_is_told_after_half_a_line_is_not_lost(place, choose, monkeypatch):
     level = levels.load("baseline")
     learn = level.fit
 
-    def fit(self, train, val, *, state, log, corpus=None):
+    def fit(self, train, val, *, state, log, corpus=None, mixture=None):
         log("val/loss", 0.5, 1, 0)
         return learn(self, train, val, state=state, log=log)
 

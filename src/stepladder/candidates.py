@@ -186,7 +186,7 @@ def _checked(file: dict[str, str]) -> Path:
     return path
 
 
-def _journal(file, report: Report | None) -> Callable:
+def _journal(file, report: Report | None = None) -> Callable:
     """Return the log of a training: a line a value, on the disk before the call ends.
 
     So no checkpoint, which is written after what led to it was told, is ever ahead of the journal.

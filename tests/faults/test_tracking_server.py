@@ -95,8 +95,8 @@ def paused() -> None:
     """Let a training wait after some values until the file `go` lies in its folder."""
     journal = candidates._journal
 
-    def slowly(file) -> Callable:
-        log, told = journal(file), []
+    def slowly(file, report=None) -> Callable:
+        log, told = journal(file, report), []
 
         def waiting(*point) -> None:
             log(*point)
