@@ -80,7 +80,8 @@ def test_the_leaderboard_judges_and_a_shut_gate_registers_nothing(tmp_path):
     ("require", "words"),
     [
         ({"accuracy": {"at_least": 0.8, "by": "low"}, "slices.macro_f1": {"at_least": 0.5}}, None),
-        ({"retention.gain": {"at_least": -0.05, "by": "low"}, "price.disk": {"at_most": 1}}, None),
+        ({"robustness.drop": {"at_least": -0.05, "by": "low"}, "price.disk": {"at_most": 1}}, None),
+        ({"retention.gain": {"at_least": -0.05}}, "no candidate is asked by it; add probe: retention to a row"),
         ({"acuracy": {"at_least": 0.8}}, "Did you mean 'accuracy'?"),
         ({"chrf": {"at_least": 0.8}}, "No measure named 'chrf'"),
         ({"price.dis": {"at_most": 1}}, "Did you mean 'disk'?"),
@@ -93,5 +94,6 @@ def test_the_leaderboard_judges_and_a_shut_gate_registers_nothing(tmp_path):
     ],
 )
 def test_a_requirement_that_measures_nothing_is_refused(require, words, tmp_path):
-    found = faults(tmp_path, set={"gate": {"require": require}})
+    row = {"level": "baseline", "model": "tfidf", "probe": "robustness"}
+    found = faults(tmp_path, {"asked": row}, set={"gate": {"require": require}})
     assert not found if words is None else words in "\n".join(found), found

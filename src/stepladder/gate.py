@@ -34,6 +34,14 @@ def problems(found: dict) -> list[Problem]:
     return wrong
 
 
+def unasked(found: dict, asked: set[str]) -> list[Problem]:
+    """Return the requirements of probes that no candidate names, which would shut the gate for ever."""
+    probes = {name.partition(".")[0]: name for name in found["gate"]["require"] if name.partition(".")[2]}
+    cure = "no candidate is asked by it; add probe: {} to a row"
+    others = ("slices", "price", *asked)
+    return [(f"gate.require.{probes[each]}", cure.format(each)) for each in probes if each not in others]
+
+
 def judged(board: dict, registration: dict) -> dict:
     """Return the registration with its conditions; it passes where all of them do, and says which do not."""
     conditions = conditions_of(board, registration["candidate"])

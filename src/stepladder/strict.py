@@ -132,7 +132,16 @@ def _composed(table: dict, path: str) -> list[str]:
         read = compose.COMPARED if name == table["data"] else compose.OF_DATA
         words = compose.of_data(name, table, sections=read, path=path)
         found += faults(words, path, read=read) or _untracked(words, path)
-    return found
+    return found or _unasked(table, path)
+
+
+def _unasked(table: dict, path: str) -> list[str]:
+    """The gate may require what a probe measures where some candidate is asked by it."""
+    made = [compose.compose(compose.overrides(compose.of_candidate(name, table, path))) for name in table["candidates"]]
+    asked = {probe for found in made for probe in found["probe"] or ()}
+    words = compose.of_data(table["data"], table, sections=compose.COMPARED, path=path)
+    composed = compose.compose(compose.overrides(words))
+    return [_line(key, text, words, path) for key, text in gate.unasked(composed, asked)]
 
 
 def _unprepared(words: list[Word], table: dict, owner: str) -> list[str]:
