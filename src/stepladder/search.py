@@ -80,6 +80,7 @@ def _tried(config: dict, files, sections: dict, trial, state: Path) -> float:
         if name == f"val/{metric}":
             study.report(trial, value, step)
 
+    trial.set_user_attr("before", work.seconds(state / str(trial.number)))  # of a process that was stopped
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
     further = {"corpus": files.corpus(), "mixture": files.mixture()}
     facts = level.fit(train, val, state=state / str(trial.number), log=log, **further)

@@ -111,7 +111,8 @@ def run(
         asked = _ask(study, space, plan, min(left, batch), alone)
         began, fault = time.monotonic(), None
         for (trial, chosen), outcome in zip(asked, evaluate(asked), strict=True):
-            trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
+            before = trial.user_attrs.get("before", 0.0)
+            trial.set_user_attr("seconds", round(before + time.monotonic() - began, 3))
             began = time.monotonic()
             print(f"trial {trial.number + 1} of {total}: {chosen} -> {_said(outcome)}", flush=True)
             fault = _tell(study, trial, outcome, spare=spare) or fault
