@@ -293,7 +293,7 @@ def in_process(folder: Path, texts: list[str]) -> list[dict]:
     return model.predict(None, pandas.DataFrame({"input": texts})).to_dict("records")
 
 
-@pytest.mark.parametrize("name", ["prefix", "layers"])
+@pytest.mark.parametrize("name", ["prefix", "layers", "talker"])
 def test_what_cannot_be_merged_is_registered_beside_its_base_with_the_code_it_needs(name, runs):
     register(runs, name)
     assert versions() == {name: ["champion"]}
@@ -370,9 +370,13 @@ def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serv
     assert versions() == {}
 
 
-def test_a_conversation_is_served_as_it_was_measured(runs, tmp_path):
-    from stepladder import answering
+def test_a_conversation_is_served_as_it_was_measured(runs, tmp_path, monkeypatch):
+    from stepladder import answering, registry
     from tests.test_conversations import talks
+
+    for file in registry.CODE:
+        shutil.copy(Path(registry.__file__).with_name(file), tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
 
     asked = pl.concat([talks(9, seed=5), talks(2, seed=6).with_columns(input=pl.lit("[{a plain question"))])
     answerer = answering.load(Path("models", "talker"))

@@ -2,13 +2,11 @@
 
 '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Bye"}]'
 A message of the system may stand first; the last one is the user's, and the record's target its answer. Any other text
-is a user's first message.
+is a user's first message. This file travels with a served model and runs without Stepladder.
 """
 
 import json
 from dataclasses import dataclass
-
-from stepladder.errors import DataError
 
 ROLES = ("user", "assistant")
 
@@ -44,27 +42,27 @@ def read(text: str) -> Conversation:
     try:
         messages = json.loads(text) if text.startswith("[{") else None
         return of(messages) if messages else Conversation(None, (), text)
-    except (json.JSONDecodeError, DataError):
+    except ValueError:
         return Conversation(None, (), text)
 
 
 def of(messages: list[dict]) -> Conversation:
     """Return the conversation of messages of which the last one is the user's.
 
-    Raises DataError for what is none: other keys, other roles or another order.
+    Raises ValueError for what is none: other keys, other roles or another order.
     """
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise DataError(f'message {number}: expected {{"role": ..., "content": ...}}')
+            raise ValueError(f'message {number}: expected {{"role": ..., "content": ...}}')
         if not isinstance(message["content"], str) or not message["content"].strip():
-            raise DataError(f"message {number}: its content is no text, or an empty one")
+            raise ValueError(f"message {number}: its content is no text, or an empty one")
     said = [(message["role"], message["content"]) for message in messages]
     system = said.pop(0)[1] if said and said[0][0] == "system" else None
     for number, (role, _) in enumerate(said):
         if role != ROLES[number % 2]:
             place = number + 1 + (system is not None)
-            raise DataError(f"message {place}: role {role!r}, expected {ROLES[number % 2]!r}: the two take turns")
+            raise ValueError(f"message {place}: role {role!r}, expected {ROLES[number % 2]!r}: the two take turns")
     if len(said) % 2 == 0:
-        raise DataError("the last message is to be the user's, and its answer the target")
+        raise ValueError("the last message is to be the user's, and its answer the target")
     words = [content for _, content in said]
     return Conversation(system, tuple(zip(words[:-1:2], words[1::2], strict=True)), words[-1])

@@ -31,7 +31,7 @@ CONDITIONS = "stepladder.conditions"  # tag of a version: what the gate asked an
 NUM_CHECKED = 256  # test rows that are asked again
 MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
 SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
-CODE = ("bottleneck.py", "virtual.py")  # that a model served beside its adapter runs
+CODE = ("bottleneck.py", "conversations.py", "virtual.py")  # that a served model may run
 PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
 ASK = """
 import sys
@@ -196,6 +196,7 @@ def _log(name: str, run: str) -> str:
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
         answerer.export(Path(folder))
+        turns = (answerer.description["prompt"] or {}).get("turns")
         beside = (Path(folder) / answering.ADAPTER).is_dir()
         logged = mlflow.pyfunc.log_model(
             name=name,
@@ -203,7 +204,7 @@ def _log(name: str, run: str) -> str:
             artifacts={"model": folder},
             signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
             input_example=example.select("input").to_dicts()[0],
-            code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside else None,
+            code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside or turns else None,
             pip_requirements=[f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)],
         )
         held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", Path(folder).name)

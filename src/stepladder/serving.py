@@ -164,7 +164,12 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _prompt(self, text: str, spare: int) -> list[int]:
         """Return the tokens of a question, its input cut at the end where `spare` more tokens would be too many."""
         room = self.saved["inference"]["max_length"] - (0 if self.saved["form"] == "seq2seq" else spare)
-        system, turns, text = _conversation(text) if self.saved["prompt"].get("turns") else (None, [], text)
+        system, turns = None, ()
+        if self.saved["prompt"].get("turns"):
+            import conversations
+
+            talk = conversations.read(text)
+            system, turns, text = talk.system, talk.turns, talk.last
         ids = self.tokenizer(self._question(text, system, turns))["input_ids"]
         while len(ids) > room and turns:
             turns = turns[1:]
@@ -176,7 +181,7 @@ class Answers(mlflow.pyfunc.PythonModel):
         shorter = (self.tokenizer(self._question(cut, system, turns))["input_ids"] for cut in cuts)
         return next(ids for ids in shorter if len(ids) <= room)
 
-    def _question(self, text: str, system: str | None, turns: list) -> str:
+    def _question(self, text: str, system: str | None, turns: tuple) -> str:
         prompt = self.saved["prompt"]
         told, head = prompt["instruction"].format(labels=", ".join(prompt["words"].values())), prompt["head"]
         if system is not None and prompt["lead"]:
@@ -194,22 +199,6 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _filled(self, text: str) -> str:
         prompt = self.saved["prompt"]
         return prompt["template"].format(input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"])
-
-
-def _conversation(text: str) -> tuple[str | None, list[tuple[str, str]], str]:
-    """Return the system's message, the answered turns and the last question of a text that is a JSON list of messages.
-
-    Any other text is a question of its own: what stepladder.conversations says, which does not travel along.
-    """
-    try:
-        said = [(each["role"], each["content"]) for each in json.loads(text)] if text.startswith("[{") else []
-    except (ValueError, TypeError, KeyError):
-        return None, [], text
-    system = said.pop(0)[1] if said and said[0][0] == "system" else None
-    words, roles = [content for _, content in said], [role for role, _ in said]
-    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(isinstance(w, str) for w in words):
-        return None, [], text
-    return system, list(zip(words[:-1:2], words[1::2], strict=True)), words[-1]
 
 
 def _verify(folder: Path) -> None:

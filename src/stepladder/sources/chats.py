@@ -36,7 +36,7 @@ def _record(said: list, place: str) -> dict[str, str]:
     try:
         conversation = conversations.of(before)
         conversations.of([*before, last, {"role": "user", "content": "."}])  # the answer is one
-    except DataError as error:
+    except ValueError as error:
         raise DataError(f"{place}: {error}") from None
     answer = _strict.field(last["content"], f"{place}:message {len(said)}")
     return {"input": _strict.field(str(conversation), place), "target": answer}
