@@ -6,6 +6,7 @@ import math
 import pytest
 
 from stepladder import gate, leaderboard, slices
+from stepladder.report.leaderboard import page
 from tests.test_leaderboard import story
 from tests.test_strict import faults
 
@@ -74,6 +75,7 @@ def test_the_leaderboard_judges_and_a_shut_gate_registers_nothing(tmp_path):
     board = leaderboard.assemble(tmp_path, config)
     assert not board["registration"]["passed"] and math.isfinite(board["registration"]["conditions"][0]["value"])
     assert "wanted at least 1" in json.dumps(board["registration"])
+    assert "<dd>shut: accuracy is " in page(board) and "wanted at least 1</dd>" in page(board)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 from defusedcsv import csv
 
-from stepladder import comparison, records
+from stepladder import comparison, gate, records
 from stepladder.report import chart, evidence, text
 from stepladder.report.data import visible
 
@@ -77,7 +77,7 @@ def page(board: dict) -> str:
         "drawn": evidence,
         "plain": "{:g}".format,
     }
-    return html.render(board, scale=scale, between=comparison.between, **told)
+    return html.render(board, scale=scale, between=comparison.between, required=gate.said, **told)
 
 
 def metric_names(board: dict) -> list[str]:
