@@ -21,7 +21,13 @@ REGISTRY = (
 )
 TRAINED, SEARCHED = ("models/{}", "predictions/val/{}.parquet"), ("tuned/{}.yaml", "reports/trials/{}.parquet")
 SPLIT = ("data/{}/train.parquet", "data/{}/val.parquet", "data/{}/test.parquet", "reports/data/{}_split.json")
-BOARD = ("reports/leaderboard.json", "reports/leaderboard.csv", "reports/leaderboard.html", "reports/leaderboard.png")
+BOARD = (
+    "reports/leaderboard.json",
+    "reports/leaderboard.csv",
+    "reports/leaderboard.html",
+    "reports/leaderboard.md",
+    "reports/leaderboard.png",
+)
 OUTPUTS = {
     ("fetch", "zero_shot"): ("assets/{}.json",),
     ("prepare", "sample_reviews"): ("data/{}/records.parquet", "reports/data/{}.json", "reports/data/{}.html"),
