@@ -4,10 +4,13 @@ python -m pipelines.fetch model=minilm     prints the folder; the second time wi
 python -m pipelines.fetch data=reviews     assets/data/reviews.json
 """
 
+from contextlib import nullcontext
+from pathlib import Path
+
 from hydra.core.hydra_config import HydraConfig
 
 from pipelines import stage
-from stepladder import assets, conversions
+from stepladder import assets, conversions, runs
 
 
 @stage
@@ -23,7 +26,10 @@ def main(config: dict) -> None:
     candidate, model, data = config.get("candidate"), config.get("model"), config.get("data")
     typed = {word.partition("=")[0].partition(".")[0] for word in HydraConfig.get().overrides.task} & {"model", "data"}
     if model and typed != {"data"}:
-        assets.publish(conversions.provide(model), candidate and f"assets/{candidate}.json")
+        file = Path("runs", candidate or "", "fetch.json")
+        with runs.measured(file, metered=config["runtime"]["meter"]) if candidate else nullcontext({}) as cost:
+            assets.publish(conversions.provide(model), candidate and f"assets/{candidate}.json")
+            cost["key"] = runs.fetched(Path(), candidate)
     if not candidate and typed != {"model"}:
         assets.publish(assets.provide(data), f"assets/data/{data['name']}.json")
 

@@ -22,10 +22,10 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
-    "calibration combining comparison diagnosis gate leaderboard slices sweeps work splits prompts assets fingerprints"
-    " dialects report tokens",
+    "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
+    " fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
-    " schema store integrity samplers spaces speech conversations",
+    " latency schema store integrity samplers spaces speech conversations",
     "disk numerics targets",
     "errors interruption",
 )

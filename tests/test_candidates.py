@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import candidates, levels, records, runs, splits, store, work
+from stepladder import candidates, latency, ledger, levels, records, runs, splits, store, work
 from stepladder.errors import DataError, IntegrityError
 from tests.conftest import sentences
 
@@ -97,6 +97,22 @@ def test_training_leaves_model_predictions_and_costs_and_evaluation_the_test_ans
     assert {path: path.read_bytes() for path in models} == models  # byte for byte
 
 
+def test_a_metered_candidate_tells_its_energy_tokens_and_the_time_of_one_row(place, choose, monkeypatch) -> None:
+    monkeypatch.setattr(latency, "CALLS", (3, 3))
+    sections = choose("baseline", "tfidf")
+    config = {**sections, "candidate": "tfidf", "runtime": sections["runtime"] | {"meter": True}}
+    candidates.train(config)
+    candidates.evaluate(config)
+    trained, asked = (json.loads(Path("runs/tfidf", f"{stage}.json").read_text()) for stage in ("train", "evaluate"))
+    assert trained["energy_kwh"] > 0 and asked["energy_kwh"] > 0 and trained["tokens"] == asked["tokens"] == 0
+    assert asked["latency"][0]["rows"] == 1 and 0 < asked["latency"][0]["p50"] <= asked["latency"][0]["p95"]
+    assert list(ledger.of(runs.known(Path(), "tfidf"), {"machine_hour": 1, "gpu_hour": 0, "kwh": 0})) == [
+        "train",
+        "evaluate",
+        "total",
+    ]
+
+
 def test_finished_work_is_published_again_until_dvc_knows_it_and_damaged_work_is_done_again(
     place, choose, monkeypatch, capsys
 ):
@@ -150,7 +166,7 @@ def test_work_that_begins_anew_says_what_differs_from_the_newest_of_its_name(pla
     assert anew(config) == anew(config) == [], "the first of its name, and the same again"
     slower = {**config, "model": {**config["model"], "C": 0.5}, "code": {"level": "b" * 64}}
     assert anew({**slower, "candidate": "other"}) == [], "of another name"
-    assert anew({**slower, "runtime": None}) == [
+    assert anew({**slower, "runtime": slower["runtime"] | {"num_threads": 2}}) == [
         "train@tfidf begins anew: model.C 1.0 -> 0.5; code.level aaaaaa -> bbbbbb"
     ]
     assert anew(config) == [], "the first goes on"

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stepladder import comparison, leaderboard, metrics, splits, statistics, store, verdict
+from stepladder import comparison, leaderboard, ledger, metrics, splits, statistics, store, verdict
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import evidence, text
 from stepladder.report import leaderboard as report
@@ -33,6 +33,11 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
 }
 
 RISKS = {"retention": {"gain": {"value": -0.025, "low": -0.031, "high": -0.018, "p_value": 0.001, "num_items": 200}}}
+PRICE = {"currency": "EUR", "machine_hour": 0.36, "gpu_hour": 0.0, "kwh": 0.5}
+LATENCY = [
+    {"rows": 1, "calls": 40, "p50": 0.012, "p95": 0.02, "rows_per_second": 80.0},
+    {"rows": 4, "calls": 40, "p50": 0.02, "p95": 0.03, "rows_per_second": 190.0},
+]
 
 
 def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: tuple = tuple(CANDIDATES)) -> dict:
@@ -44,6 +49,7 @@ def story(root: Path, *, num_rows: int = 400, num_resamples: int = 200, names: t
     gate = {"confidence": 0.95, "num_resamples": num_resamples, "min_difference": 0.0, "require": {}}
     task = {"name": "classification", "metric": "accuracy"}
     config = {"seed": 42, "data": {"name": "reviews"}, "candidates": list(names), "task": task, "gate": gate}
+    config["price"] = PRICE
     save(root / "build/compare/compare.yaml", config)
     return config
 
@@ -95,12 +101,15 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
     save(root / f"inputs/{name}.json", assigned(root, data))
     save(root / f"tuned/{name}.yaml", {"sections": {}, **({"key": "searched"} if name == "lora" else {})})
-    cost = {"key": "trained", "seconds": seconds + 9, "fit_seconds": seconds, "peak_memory_bytes": 900_000_000}
-    save(root / f"runs/{name}/train.json", cost)
-    save(root / f"runs/{name}/evaluate.json", {"key": "trained", "examples_per_second": num_rows / (seconds + 1)})
+    cost = {"key": "trained", "cpu_seconds": 2.0 * seconds, "gpu_seconds": 0.0, "peak_memory_bytes": 900_000_000}
+    cost |= {"energy_kwh": seconds / 1e5, "tokens": 1000 * seconds}
+    save(root / f"runs/{name}/train.json", cost | {"seconds": seconds + 9, "fit_seconds": seconds})
+    asked = {"seconds": seconds + 5, "examples_per_second": num_rows / (seconds + 1), "latency": LATENCY}
+    save(root / f"runs/{name}/evaluate.json", cost | asked)
     save(root / f"reports/probes/{name}.json", RISKS if name == "lora_smollm2" else {})
     if name == "lora":
-        save(root / f"runs/{name}/sweep.json", {"key": "searched", "trial_seconds": 96.0})
+        spent = {"key": "searched", "seconds": 40.0, "earlier_seconds": 60.0, "trial_seconds": 96.0}
+        save(root / f"runs/{name}/sweep.json", cost | spent)
 
 
 def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
@@ -212,13 +221,37 @@ def test_a_row_says_what_it_cost(board: dict) -> None:
     assert board["prices"]["full"]["base_bytes"] == 0 and board["prices"]["few_shot"]["base_bytes"] == 137_000
 
 
+def test_the_ledger_of_a_row_adds_up(board: dict) -> None:
+    price = board["prices"]["lora"]
+    assert list(price["ledger"]) == ["sweep", "train", "evaluate", "total"]
+    sweep, train = price["ledger"]["sweep"], price["ledger"]["train"]
+    assert sweep["seconds"] == 100.0, "of an attempt that was stopped, and of the one that went on"
+    assert train["money"] == pytest.approx(0.36 * 160 / 3600 + 0.5 * 151 / 1e5)
+    assert price["paid"]["money"] == sweep["money"] + train["money"] and price["paid"]["latency"] == 0.02
+    entries = [entry for stage, entry in price["ledger"].items() if stage != "total"]
+    total = {key: pytest.approx(sum(entry[key] for entry in entries)) for key in ledger.SUMS}
+    assert {key: price["ledger"]["total"][key] for key in ledger.SUMS} == total
+
+
+def test_money_may_shut_the_gate_and_stands_on_the_page(tmp_path) -> None:
+    config = story(tmp_path, num_rows=400, num_resamples=200, names=("tfidf", "full"))
+    config["gate"]["require"] = {"price.money": {"at_most": 1e-4}}
+    board = leaderboard.assemble(tmp_path, config)
+    assert not board["registration"]["passed"] and "price.money is 0.0" in board["registration"]["reason"]
+    html = report.page(board)
+    assert "Money, EUR" in html and "Ledger: each candidate, stage by stage" in html
+    (line,) = [line for line in report.table(board) if line["candidate"] == "full"]
+    assert line["money"] == board["prices"]["full"]["paid"]["money"] and line["latency"] == 0.02
+
+
 def test_a_cost_that_was_measured_for_other_settings_is_unknown(tmp_path) -> None:
     config = story(tmp_path, num_rows=40, num_resamples=50, names=("tfidf", "lora"))
     cost = json.loads((tmp_path / "runs/lora/train.json").read_text())
     save(tmp_path / "runs/lora/train.json", cost | {"key": "r=32", "peak_memory_bytes": 10**12})
     save(tmp_path / "tuned/lora.yaml", {"sections": {}})  # the sweep was removed, what it took still lies in runs/
     price = leaderboard.assemble(tmp_path, config)["prices"]["lora"]
-    assert price["train_seconds"] is price["sweep_seconds"] is price["peak_memory_bytes"] is None
+    assert price["train_seconds"] is price["sweep_seconds"] is price["made"] is None
+    assert list(price["ledger"]) == ["evaluate", "total"] and price["peak_memory_bytes"] == 900_000_000
     assert price["examples_per_second"] > 0
 
 
@@ -494,7 +527,7 @@ def test_the_page_shows_what_stands_behind_the_table(board: dict) -> None:
     html = report.page(board)
     titles = re.findall(r"<h2 id=\"(\w+)\"", html)
     assert {"pairs", "price", "curves", "calibration", "slices", "confusion", "examples"} <= set(titles)
-    assert len(titles) == len(set(titles)) and html.count('<svg class="plot"') == 4 + 1 + 9
+    assert len(titles) == len(set(titles)) and html.count('<svg class="plot"') == 7 + 1 + 9
     assert html.count("source: movie") == len(report.metric_names(board)) and "letters" in html.lower()
     worst = board["rows"][0]["examples"]["worst"][0]
     assert worst["id"] in html and text.score(worst["answer_probability"]) in html

@@ -138,6 +138,8 @@ def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tune
     from stepladder import store
 
     shutil.copytree(tuned, place / "models" / "lora")
+    description = place / "models" / "lora" / "stepladder.json"
+    records.write_json(json.loads(description.read_text()) | {"key": "trained"}, description)
     store.seal(place / "models" / "lora")
     copied = shutil.copytree(base, place / "state" / "llama")
     fetched = {"name": "llama", "folder": "state/llama", "files": store.hashes(copied)}
@@ -145,7 +147,7 @@ def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tune
     chosen = {"data": "speeches", "max_rows": 6, "max_length": 64}
     config = {
         "candidate": "lora", "seed": 7, "gate": OPTIONS | {"min_difference": 0.0}, "level": {"name": "finetune"},
-        "data": {"max_rows": 20}, "probe": {"retention": chosen},
+        "data": {"max_rows": 20}, "probe": {"retention": chosen}, "runtime": {"meter": False},
         "code": {"level": "1", "objective": "2", "probe": {"retention": "3", "memorisation": "4"}},
     }  # fmt: skip
     probing.run(config)

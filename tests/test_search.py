@@ -178,7 +178,7 @@ def seen(monkeypatch) -> list[dict]:
         def fit(self, train, val, *, state, log, corpus, mixture):
             found.append({**self.sections, "num_rows": len(train)})
             self.validated = pl.DataFrame({"target": ["good", "bad"], "answer": ["good", "good"]})
-            return {"best_loss": 0.5}
+            return {"best_loss": 0.5, "tokens_seen": 0}
 
     monkeypatch.setattr(levels, "load", lambda name: Level)
     return found

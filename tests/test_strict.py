@@ -450,6 +450,7 @@ def test_a_word_of_another_form_is_refused(word):
         ("fetch", "seed=7", "seed"),
         ("train", "sweep=lora", "sweep"),
         ("train", "gate.confidence=0.9", "gate"),
+        ("train", "price.kwh=0.3", "price"),
         ("train", "candidate=lora", "candidate"),
     ],
 )

@@ -100,6 +100,11 @@ class LanguageLevel:
         """Return predictions for `records` in their order."""
         return self.answerer.predict(records)
 
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens the inputs had that were answered last."""
+        return self.answerer.objective.tokens_read
+
     def save(self, folder: Path) -> None:
         """Write a folder that transformers (and peft, for adapters) open without this package."""
         self.answerer.save(folder, self.facts)

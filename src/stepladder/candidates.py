@@ -16,12 +16,12 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import levels, records, runs, store, work
+from stepladder import latency, levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
 Report = Callable[[str, float, int], None]  # name, value, step
-UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "sweep", "probe", "code")
+UNTRACKED = ("candidate", "overrides", "options", "runtime", "gate", "price", "sweep", "probe", "code")
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path, report: Repor
             further = {"corpus": files.corpus(), "mixture": files.mixture()}
             facts = level.fit(sampled, val, state=state / "fit", log=_journal(history, report), **further)
     facts |= {"num_train_rows": len(train), "key": key(sections, files.files)}
-    cost |= {"num_rows": facts["examples_seen"], "key": facts["key"]}
-    cost["fit_seconds"] = round(cost["fit_seconds"] + before, 3)
+    read = (facts, *(facts[phase] for phase in ("pretraining", "adapting") if phase in facts))
+    cost |= {"num_rows": facts["examples_seen"], "tokens": sum(each["tokens_seen"] for each in read)}
+    cost |= {"fit_seconds": round(cost["fit_seconds"] + before, 3), "earlier_seconds": before, "key": facts["key"]}
     level.save(made / "model")
     records.write_text(told_once(state / HISTORY), made / "model" / HISTORY)
     base = files.base and {"folder": store.shown(files.base), "files": files.weights}
@@ -143,7 +144,7 @@ def train(config: dict) -> dict[str, float]:
     """Stage train: write models/<c>/ and predictions/val/<c>.parquet; return the val scores."""
     name, sections, files = config["candidate"], tuned(config), inputs(config)
     places = (Path("models", name), Path("predictions", "val", f"{name}.parquet"))
-    with runs.measured(Path("runs", name, "train.json")) as cost:
+    with runs.measured(Path("runs", name, "train.json"), metered=sections["runtime"]["meter"]) as cost:
         return fit_into(*places, sections=sections, files=files, cost=cost)
 
 
@@ -153,8 +154,9 @@ def fit_into(
     """Train a candidate, save it in `folder` and what it answers on val in `predictions`; return the val scores."""
     name, found = sections["candidate"] or "by_hand", basis(sections, files.files)
     with work.at("train", name, key(sections, files.files), basis=found) as state:
-        build = partial(fit, sections, files, state=state, report=report)
-        made = store.settle(state / "result", lambda part: build(made=part))
+        build, built = partial(fit, sections, files, state=state, report=report), []
+        made = store.settle(state / "result", lambda part: built.append(build(made=part)))
+        cost["again"] = not built
         shutil.rmtree(state / "fit", ignore_errors=True)  # the way there, larger than what it led to
         cost |= json.loads((made / "cost.json").read_text())
         work.publish(made / "model", folder)
@@ -170,11 +172,12 @@ def evaluate(config: dict) -> None:
     test = inputs(config).read("test")
     store.verify(model)
     level = levels.load(config["level"]["name"]).load(model)
-    with runs.measured(Path("runs", name, "evaluate.json")) as cost:
+    with runs.measured(Path("runs", name, "evaluate.json"), metered=config["runtime"]["meter"]) as cost:
         with runs.timed(cost, "predict_seconds"):
             predictions = level.predict(test)
         cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
-        cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"]}
+        cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"], "tokens": level.tokens_read}
+        cost["latency"] = latency.of(level.predict, test) if config["runtime"]["meter"] else None
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
 
 

@@ -13,6 +13,9 @@ from stepladder import significance, slices, statistics
 PRICES = {  # what is paid -> how it follows from a row of `prices`; None where it was not measured
     "training": lambda price: _sum(price["sweep_seconds"] or 0, price["train_seconds"]),
     "answering": lambda price: 1 / price["examples_per_second"] if price["examples_per_second"] else None,
+    "latency": lambda price: price["latency"][0]["p95"] if price["latency"] else None,
+    "money": lambda price: price["made"] and price["made"]["money"],
+    "energy": lambda price: price["made"] and price["made"]["energy_kwh"],
     "memory": lambda price: price["peak_memory_bytes"],
     "disk": lambda price: _sum(price["model_bytes"], price["base_bytes"]),
 }

@@ -16,7 +16,7 @@ from stepladder.errors import ConfigError, unknown
 CONF = schema.PACKAGE.parents[1] / "conf"
 GROUPS = tuple(name for name in schema.table()["sections"] if name not in ("candidate", "seed", "corpus"))
 OF_DATA = ("data", "split", "task")  # sections that belong to a data set, whoever reads it
-COMPARED = (*OF_DATA, "gate")
+COMPARED = (*OF_DATA, "gate", "price")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def dataset(name: str, params: dict) -> dict:
 
 
 def comparison(params: dict) -> dict:
-    """Return {seed, data, split, task, gate, candidates, probes, overrides, code}: what the leaderboard is about.
+    """Return {seed, data, split, task, gate, price, candidates, probes, overrides, code}: what is compared, and how.
 
     `probes` holds the archives {candidate: {probe: asset}} that probes read.
     """

@@ -13,8 +13,8 @@ from stepladder.errors import ConfigError, unknown
 
 # They decide where things are written and how config is checked, and change no output byte.
 OUTSIDE = {
-    "by_hand", "compose", "dialects", "disk", "errors", "exporter", "fingerprints", "progress", "registry", "runs",
-    "schema", "speech", "strict", "sync", "tracking",
+    "by_hand", "compose", "dialects", "disk", "errors", "exporter", "fingerprints", "latency", "progress", "registry",
+    "runs", "schema", "speech", "strict", "sync", "tracking",
 }  # fmt: skip
 
 

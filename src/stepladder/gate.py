@@ -2,7 +2,8 @@
 
 {"name": "retention.gain", "value": -0.02, "by": "low", "at_least": -0.05, "at_most": None, "passed": True}
 A name is a metric of the task on test, slices.<metric> (the worst slice of the test rows), <probe>.<measure>, or
-price.<what>: training and answering (seconds; those of a row), memory and disk (bytes).
+price.<what>: training, answering and latency (seconds; of a row, asked among many and alone, its 95th percentile),
+money (conf/price) and energy (kWh) before the first answer, memory and disk (bytes).
 """
 
 from stepladder import fingerprints, schema, verdict

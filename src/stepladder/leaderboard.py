@@ -6,7 +6,6 @@ some machine (runs/) or lies on its disk.
 
 import hashlib
 import json
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,9 @@ from stepladder import (
     comparison,
     diagnosis,
     gate,
+    ledger,
     metrics,
     predictions,
-    runs,
     speech,
     splits,
     store,
@@ -30,7 +29,7 @@ from stepladder import (
 from stepladder.errors import ConfigError, DataError
 from stepladder.report import leaderboard as report
 
-TRACKED = ("seed", "data", "task", "gate", "candidates", "code")  # keys of build/compare/compare.yaml
+TRACKED = ("seed", "data", "task", "gate", "price", "candidates", "code")  # keys of build/compare/compare.yaml
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 TEST = "data/{0}/test.parquet"
 READ = (
@@ -60,8 +59,8 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     """Return the leaderboard of config's candidates: rows ranked on validation, elsewhere, failed, prices, verdict.
 
     config: build/compare/compare.yaml, of which are read seed (of the resampling), data.name (the scored data set),
-    candidates (names), task.name, task.metric and gate {confidence, num_resamples, min_difference, require}. With
-    partial, a candidate that lacks a piece stands under `failed`.
+    candidates (names), task.name, task.metric, gate {confidence, num_resamples, min_difference, require} and price.
+    With partial, a candidate that lacks a piece stands under `failed`.
     Raises ConfigError without a baseline, DataError for a missing (unless partial) or an outdated piece.
     """
     metric = config["task"]["metric"]
@@ -72,6 +71,7 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
         "metric": metric,
         "greater_is_better": metrics.load(metric).GREATER_IS_BETTER,
         "gate": config["gate"],
+        "price": config["price"],
         "failed": failed(root, config["candidates"], PLOT if partial else READ),
         "inputs": inputs(root, config),
     }
@@ -82,7 +82,7 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
         raise DataError(f"{first['path']}: not there; {first['command']}{also}")
     lost = {row["candidate"] for row in board["failed"]}
     rows = [_row(root, name) for name in config["candidates"] if name not in lost]
-    board["prices"] = {row["candidate"]: _price(root, row) for row in rows}
+    board["prices"] = {row["candidate"]: ledger.price(root, row, config["price"]) for row in rows}
     board["elsewhere"] = [row for row in rows if row["data"] != board["data"]]
     scored = [row for row in rows if row["data"] == board["data"]]
     _refuse_without_baseline(board, scored)
@@ -261,29 +261,6 @@ def _score(row: dict, frame: pl.DataFrame, metric: str) -> dict:
     if abs(measured - test) > 1e-9 * max(1, abs(test)):
         raise DataError(f"{place}: test/{metric} is {test}, the saved predictions give {measured}; {row['command']}")
     return {"val": val, "test": test}
-
-
-def _price(root: Path, row: dict) -> dict:
-    """Return seconds of sweep and training, test rows per second, peak memory, bytes on disk; None where unknown."""
-    costs = runs.known(root, row["candidate"])
-    return {
-        "sweep_seconds": costs.get("sweep", {}).get("trial_seconds"),
-        "train_seconds": costs.get("train", {}).get("fit_seconds"),
-        "examples_per_second": costs.get("evaluate", {}).get("examples_per_second"),
-        "peak_memory_bytes": max((cost.get("peak_memory_bytes") or 0 for cost in costs.values()), default=0) or None,
-        "model_bytes": _size(root / "models" / row["candidate"]),
-        "base_bytes": _size(Path(os.environ.get("DVC_ROOT") or root) / row["base"]) if _elsewhere(row["base"]) else 0,
-    }
-
-
-def _elsewhere(base: str | None) -> bool:
-    """Say whether a model's base lies outside its own folder."""
-    return bool(base) and not base.startswith("./")
-
-
-def _size(path: Path) -> int | None:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files) if files else None
 
 
 def _command(name: str) -> str:

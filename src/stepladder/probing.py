@@ -26,7 +26,7 @@ def run(config: dict) -> None:
     """
     name, found, tables = config["candidate"], {}, []
     asked = cache(lambda: _asked(config))
-    with runs.measured(Path("runs", name, "probe.json")) if config["probe"] else nullcontext():
+    with _measured(config) if config["probe"] else nullcontext():
         for probe in config["probe"] or {}:
             folder = store.settle(store.kept("probes") / _key(config, probe), partial(_measure, asked, config, probe))
             found[probe] = json.loads((folder / "measures.json").read_text())
@@ -42,6 +42,13 @@ def _measure(asked: Callable[[], Asked], config: dict, probe: str, made: Path) -
     measures, rows = probes.load(probe).measure(asked(), **config["probe"][probe])
     records.write_json(measures, made / "measures.json")
     records.write(rows, made / "rows.parquet")
+
+
+def _measured(config: dict):
+    """Return what measures the stage, under the key of the candidate that it asks; see runs.measured."""
+    file = Path("runs", config["candidate"], "probe.json")
+    facts = {"key": json.loads(Path("models", config["candidate"], "stepladder.json").read_text())["key"]}
+    return runs.measured(file, metered=config["runtime"]["meter"], facts=facts)
 
 
 def _tell(probe: str, measures: dict) -> None:

@@ -11,7 +11,7 @@ from stepladder.errors import unknown
 from stepladder.schema import Problem
 
 HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
-ALWAYS = {"level": True, "runtime": True, "gate": True, "seed": True, "candidate": False, "probe": False}
+ALWAYS = dict.fromkeys(("level", "runtime", "gate", "price", "seed"), True) | {"candidate": False, "probe": False}
 
 
 def of_data(found: dict) -> list[Problem]:
@@ -71,7 +71,7 @@ def without_effect(found: dict, keys: set[str]) -> list[Problem]:
 
 
 def uses(level: str) -> dict[str, bool]:
-    """Return {section: whether it must be there} of what a level reads, besides seed, runtime and gate."""
+    """Return {section: whether it must be there} of what a level reads, besides those of ALWAYS."""
     return {name.rstrip("?"): not name.endswith("?") for name in schema.table()["uses"][level]}
 
 

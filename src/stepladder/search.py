@@ -23,7 +23,7 @@ def sweep(config: dict, trial: Trial) -> None:
     """Stage sweep: write tuned/<c>.yaml with the winning sections, whole, and reports/trials/<c>.parquet."""
     name, settled, rows = config["candidate"], {"sections": {}}, []
     if config["sweep"]:
-        with runs.measured(Path("runs", name, "sweep.json")) as cost:
+        with runs.measured(Path("runs", name, "sweep.json"), metered=config["runtime"]["meter"]) as cost:
             rows, won, importance = _searched(config, trial, cost)
         settled = {"sections": _changed(trial(config, {}), trial(config, won)), "key": cost["key"]}
         settled |= {"importance": importance} if importance else {}
@@ -41,10 +41,12 @@ def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict,
     where, basis = (found(kept, files.files, more=more) for found in (candidates.key, candidates.basis))
     with work.at("sweep", name, where, basis=basis) as state:
         found = study.open_study(state / "study.log", name, plan)
+        cost["earlier_seconds"] = round(study.seconds(found), 3)
         trials = study.run(found, space, plan, partial(_evaluated, config, files, trial, state))
     rows = [_row(each, space) for each in trials]
     best = study.best(trials, plan.directions[0])
     cost |= {"num_trials": len(rows), "trial_seconds": round(sum(each.user_attrs["seconds"] for each in trials), 3)}
+    cost["tokens"] = sum(each.user_attrs.get("tokens", 0) for each in trials)
     cost["key"] = candidates.key(config, files.files, more=more)
     print(f"best of {len(rows)} trials: {study.point(best, space)}", flush=True)
     return rows, sweeps.changes(config, study.point(best, space)), study.importance(trials, plan)
@@ -86,6 +88,7 @@ def _tried(config: dict, files, sections: dict, trial, state: Path) -> float:
     facts = level.fit(train, val, state=state / str(trial.number), log=log, **further)
     answers = level.predict(val) if level.validated is None else level.validated
     trial.set_user_attr("loss", facts.get("best_loss"))
+    trial.set_user_attr("tokens", facts["tokens_seen"])
     if (score := metrics.load(metric).compute(answers)) is None:
         raise DataError(f"{metric} is not defined on these {len(val)} val records")
     return float(score)

@@ -111,7 +111,7 @@ def _row(name: str, row, named: set[str]) -> list[Problem]:
             if row[key] not in named:
                 found.append((f"{place}.{key}", f"{row[key]} is neither data nor in datasets; add it to datasets"))
         for word in compose.nested(row.get("set") or {}, f"{place}.set"):
-            if word.section in ("gate", "split") or (word.section == "data" and word.key != "data.max_rows"):
+            if word.section in ("gate", "price", "split") or (word.section == "data" and word.key != "data.max_rows"):
                 cure = f"write it under the top-level set, or as a file in conf/{word.section}/"
                 found.append((word.place, f"{word.section} is the same for all candidates on a data set; {cure}"))
     return found

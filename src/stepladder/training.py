@@ -123,6 +123,7 @@ def encode(objective, records: pl.DataFrame, *, train: bool = False) -> Examples
 def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Return predictions for `records` in their order; batches go from long to short inputs."""
     examples = encode(objective, records)
+    objective.tokens_read = sum(examples.lengths)
     share = getattr(objective, "share", None)
     model.eval()
     trainer = _trainer(settings)

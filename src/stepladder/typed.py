@@ -12,11 +12,12 @@ from stepladder.compose import Word
 from stepladder.errors import ConfigError
 
 OF_DATA = ("seed", *compose.OF_DATA, "runtime")
+NOT_TYPED = ("candidate", "sweep", "gate", "price", "probe")
 READS = {  # the sections of a run by hand; the other stages want a composed file
     "fetch": ("data", "model", "runtime"),
     "prepare": OF_DATA,
     "split": OF_DATA,
-    "train": tuple(name for name in schema.table()["sections"] if name not in ("candidate", "sweep", "gate", "probe")),
+    "train": tuple(name for name in schema.table()["sections"] if name not in NOT_TYPED),
 }
 CANDIDATE, DATA, ALL = "build -cn <candidate>", "build/data -cn <data set>", "build/compare -cn compare"
 FILES = {"prepare": DATA, "split": DATA, "assign": ALL, "compare": ALL, "register": ALL}  # the others: CANDIDATE

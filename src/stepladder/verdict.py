@@ -10,7 +10,16 @@ from collections.abc import Callable
 LADDER = ("baseline", "prompt", "finetune", "pretrain")  # cheapest to build and to keep first
 RUNGS = {"prompt": "Prompting", "finetune": "Fine-tuning", "pretrain": "Training from scratch"}
 
-PAID = {"training": "time of training", "answering": "time of an answer", "memory": "memory", "disk": "disk"}
+PAID = {  # what a candidate costs
+    "training": "time of training",
+    "answering": "time of an answer",
+    "latency": "time of an answer asked alone",
+    "money": "money before the first answer",
+    "energy": "energy before the first answer",
+    "memory": "memory",
+    "disk": "disk",
+}
+RATIOS = ("training", "answering", "memory", "disk")  # that the verdict tells in words
 
 Compare = Callable[[str, str], dict]  # names of two candidates -> a row of significance.pairs, seen from the first
 
@@ -95,7 +104,7 @@ def worth(name: str, baseline: str, prices: dict[str, dict]) -> str | None:
 
     prices: {candidate: {"paid": {a key of PAID: cost or None}}}
     """
-    paid = [(words, prices[name]["paid"][kind], prices[baseline]["paid"][kind]) for kind, words in PAID.items()]
+    paid = [(PAID[kind], prices[name]["paid"][kind], prices[baseline]["paid"][kind]) for kind in RATIOS]
     ratios = [f"{_times(cost / base)} the {words}" for words, cost, base in paid if cost and base]
     if name == baseline or not ratios:
         return None

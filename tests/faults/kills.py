@@ -112,6 +112,7 @@ def target(made: Workshop, stage: str, of: str) -> Target:
     if stage == "register":
         board = made.path / "reports" / "leaderboard.json"
         allowed = {"candidate": "lora", "passed": True, "reason": "let through, whatever the numbers say"}
+        allowed |= {"conditions": []}
         board.write_text(json.dumps(json.loads(board.read_text()) | {"registration": allowed}))
     before = made.hashes(*names)
     found = Target(made, words, before, 0.0)

@@ -244,6 +244,7 @@ def points_of_no_return(made: Workshop) -> tuple[int, list[str]]:
     notes = [json.loads(line) for line in (made.path / "synced.txt").read_text().splitlines()]
     (made.path / "synced.txt").unlink()
     ours = [found.get("to", "").startswith(str(made.path)) for found in notes]  # what MLflow copies it can be told anew
+    ours = [own and ".log.lock" not in found["to"] for own, found in zip(ours, notes, strict=True)]  # a lock of Optuna
     renames = [(number, found) for number, found in enumerate(notes) if ours[number] and "damaged" not in found["to"]]
     faults = [f"{found['to']}: {name} not synced" for _, found in renames for name in found["unsynced"]]
     for number, found in renames:

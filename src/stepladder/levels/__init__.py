@@ -4,7 +4,7 @@ A level is a class `Level(sections, *, base)`; `sections` are the composed secti
 of fetched weights, or None. It has
 `fit(train, val, *, state, log, corpus=None, mixture=None) -> facts`, `predict(records) -> predictions`, `save(folder)`
 and `Level.load(folder)`, so that one `evaluate` serves all. After `fit`, `validated` holds its predictions of val, or
-None where it made none on the way.
+None where it made none on the way; `tokens_read` is what the inputs had that it answered last.
 """
 
 import importlib

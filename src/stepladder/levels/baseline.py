@@ -24,7 +24,7 @@ REGRESSED = ("classification", "multilabel", "regression")  # tasks that TF-IDF 
 class Level:
     """A baseline; `state` is all it has learned, as JSON values and one table of records."""
 
-    validated = None
+    validated, tokens_read = None, 0
 
     def __init__(self, sections: dict, *, base: Path | None = None):
         self.sections, self.state, self.records = sections, {}, None

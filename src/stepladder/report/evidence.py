@@ -8,17 +8,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from stepladder.report import text
-from stepladder.verdict import LADDER
+from stepladder.verdict import LADDER, PAID
 
 WIDTH, HEIGHT = 340, 220  # of a drawing
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34  # its margins
 LABEL = 12  # from one line of small text to the next
-PRICES = {  # price -> (what is paid, how people read it)
-    "training": ("time of sweep and training", text.seconds),
-    "answering": ("time to answer a row", text.seconds),
-    "memory": ("peak memory", text.size),
-    "disk": ("bytes on disk, base included", text.size),
-}
+SHOWN = {"memory": text.size, "disk": text.size, "money": text.amount, "energy": text.energy}  # the others: seconds
 
 
 class Scale:
@@ -73,7 +68,8 @@ class Plot:
 def prices(board: dict) -> list[dict]:
     """Return a drawing of test score against each price that was measured for at least two candidates."""
     drawings = []
-    for kind, (title, shown) in PRICES.items():
+    for kind, title in PAID.items():
+        shown = SHOWN.get(kind, text.seconds)
         rows = [row for row in board["rows"] if (board["prices"][row["candidate"]]["paid"][kind] or 0) > 0]
         if len(rows) < 2:
             continue

@@ -6,12 +6,13 @@ from pathlib import Path
 import jinja2
 from defusedcsv import csv
 
-from stepladder import comparison, gate, records
+from stepladder import comparison, gate, ledger, records
 from stepladder.report import chart, evidence, text
 from stepladder.report.data import visible
 
 FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows")
 PRICES = ("sweep_seconds", "train_seconds", "examples_per_second", "model_bytes", "base_bytes")
+PAID = ("money", "energy", "latency")
 
 
 def write(board: dict, folder: Path) -> None:
@@ -67,6 +68,7 @@ def page(board: dict) -> str:
         lstrip_blocks=True,
     )
     filters = (text.score, text.gain, text.chance, text.count, text.seconds, text.size, text.words, visible)
+    filters += (text.amount, text.energy)
     environment.filters |= {function.__name__: function for function in filters}
     scale = evidence.Scale([row["score"][end] for row in board["rows"] for end in ("low", "high")])
     html = environment.get_template("leaderboard.html")
@@ -76,8 +78,10 @@ def page(board: dict) -> str:
         "ladder": evidence.ladder(board),
         "drawn": evidence,
         "plain": "{:g}".format,
+        "fastest": ledger.fastest,
     }
-    return html.render(board, scale=scale, between=comparison.between, required=gate.said, **told)
+    told |= {"between": comparison.between, "required": gate.said, "prices_of": board["price"]}
+    return html.render(board, scale=scale, **told)
 
 
 def metric_names(board: dict) -> list[str]:
@@ -101,6 +105,7 @@ def _line(row: dict, price: dict, names: list[str]) -> dict:
         "p_holm": difference.get("p_holm"),
         **{key: row.get(key) for key in FACTS},
         **{key: price.get(key) for key in PRICES},
+        **{key: price.get("paid", {}).get(key) for key in PAID},
         **{f"{part}/{name}": parts[part].get(name) for part in ("val", "test") for name in names},
         "command": row["command"],
     }

@@ -31,6 +31,20 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def energy(value: float | None) -> str:
+    """Return kWh as 0.0213 Wh or 1.4 kWh; an en dash for None."""
+    if value is None:
+        return DASH
+    return f"{value:.3g} kWh" if value >= 1 else f"{1000 * value:.3g} Wh"
+
+
+def amount(value: float | None) -> str:
+    """Return money with three digits, 0.00123 or 12.3; an en dash for None."""
+    if value is None:
+        return DASH
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
 def words(name: str) -> str:
     """Return a metric's name as people write it."""
     return NAMES.get(name, name.replace("_", " "))
