@@ -65,14 +65,14 @@ class StudySweeper(Sweeper):
 
         Raises ConfigError for what cannot be searched, and what a job raised where too many fail.
         """
-        from stepladder import study
+        from stepladder import storages, study
         from stepladder.errors import ConfigError
 
         space, fixed = self._space(arguments)
         own = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
         plan = self._plan(space, own)
         name = self.settings.study_name or self._name(arguments, plan, own)
-        place = study.where(self.settings.storage, name)
+        place = storages.where(self.settings.storage, name)
         if plan.sampler == "grid" and isinstance(place, str):
             raise ConfigError(f"{place}: a database does not keep the points of a grid in order; take a journal file")
         told = {"hydra.sweeper.storage": str(place), "hydra.sweeper.study_name": name} if plan.pruner != "none" else {}
@@ -80,7 +80,7 @@ class StudySweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        with study.exclusive(place):
+        with storages.exclusive(place):
             found = study.open_study(place, name, plan, anew=not self.settings.resume)
             alone = isinstance(place, Path)
             trials = study.run(found, space, plan, evaluate, batch=self.settings.n_jobs, alone=alone)
