@@ -189,13 +189,14 @@ def _evaluate(study, plan: Plan, evaluate: Evaluate, asked: list, total: int) ->
 
     began, fault = time.monotonic(), None
     for (trial, chosen), outcome in zip(asked, evaluate(asked) if asked else (), strict=True):
-        before = trial.user_attrs.get("before", 0.0)
-        print(f"trial {len(finished(study)) + 1} of {total}: {chosen} -> {_said(outcome)}", flush=True)
+        before, place = trial.user_attrs.get("before", 0.0), len(finished(study)) + 1
         try:
             trial.set_user_attr("seconds", round(before + time.monotonic() - began, 3))
             fault = _tell(study, trial, outcome, spare=plan.max_failure_rate * total) or fault
+            print(f"trial {place} of {total}: {chosen} -> {_said(outcome)}", flush=True)
         except optuna.exceptions.UpdateFinishedTrialError:
-            print(f"which another worker has in hand: this one was silent for {workers.SILENT_S} s", flush=True)
+            lost = f"it was silent for {storages.SILENT_S} s, and another worker has it in hand"
+            print(f"trial {chosen}: {lost}", flush=True)
         began = time.monotonic()
     if fault:
         raise fault

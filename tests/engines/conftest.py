@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.stories.conftest import baselines, new_project  # noqa: F401  fixtures
+
 HERE = Path(__file__).parent
+SLURM = "slurm-wlm slurmdbd munge mariadb-server"
 
 
 def needs(module: str, program: str, *, extra: str, debian: str) -> None:
@@ -37,5 +40,17 @@ def postgres() -> Iterator[str]:
     script = HERE / "postgres.sh"
     done = subprocess.run([script, "start", folder, str(free_port())], stdout=subprocess.PIPE, text=True, check=True)
     yield done.stdout.strip()
+    subprocess.run([script, "stop", folder], check=True)
+    folder.parent.rmdir()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """The environment in which a Slurm cluster of two nodes, started for this session, is asked."""
+    needs("hydra_plugins.hydra_submitit_launcher", "slurmctld", extra="slurm", debian=SLURM)
+    folder, port = Path(tempfile.mkdtemp(prefix="stepladder-"), "slurm"), free_port()
+    script = HERE / "slurm.sh"
+    subprocess.run([script, "start", folder, str(port)], check=True, timeout=120)
+    yield {"SLURM_CONF": str(folder / "slurm.conf")}
     subprocess.run([script, "stop", folder], check=True)
     folder.parent.rmdir()

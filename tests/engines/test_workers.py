@@ -35,8 +35,8 @@ if __name__ == "__main__":
 class Crew:
     """Processes of one command in a folder."""
 
-    def __init__(self, folder: Path, storage: str, **settings):
-        self.folder = folder
+    def __init__(self, folder: Path, storage: str, environment: dict[str, str] | None = None, **settings):
+        self.folder, self.environment = folder, {**os.environ, "PYTHONPATH": str(ROOT / "src"), **(environment or {})}
         params = {"x": "interval(-5, 5)", "y": "interval(-5, 5)"}
         sweeper = SWEEPER | {"storage": storage, "n_trials": NUM_TRIALS, "params": params} | settings
         content = {"defaults": ["_self_", {"override hydra/sweeper": "optuna"}], "x": 1, "y": 1, "seconds": 0.5}
@@ -46,9 +46,8 @@ class Crew:
     def start(self, *words: str) -> subprocess.Popen:
         """Start one more worker; Ctrl-C of the tests is not for it."""
         command = [sys.executable, "slow.py", "-m", f"hydra.sweep.dir=out/{time.time_ns()}", *words]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, **options)
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, **options)
 
     def tried(self) -> list[tuple[int, str]]:
         """Return the process and the point of each trial that was begun."""

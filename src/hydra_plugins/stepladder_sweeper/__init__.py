@@ -8,6 +8,11 @@ alone. Sources: https://hydra.cc/docs/1.3/advanced/plugins/develop/ and https://
 
 import hashlib
 import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +64,8 @@ class StudySweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
         parts = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launcher = Plugins.instance().instantiate_launcher(**parts)
+        if _in_slurm(self.launcher):
+            _own_name(self.launcher)
 
     def sweep(self, arguments: list[str]) -> dict:
         """Run the trials of these overrides, write optimization_results.yaml and return what is in it.
@@ -162,7 +169,7 @@ class StudySweeper(Sweeper):
             batches[-1].append((trial, point))
         for batch in batches:
             jobs = [(*fixed, *_overrides(point)) for _, point in batch]
-            for job in self.launcher.launch(jobs, initial_job_idx=batch[0][0].number):
+            for job in self._jobs(jobs, batch[0][0].number):
                 try:
                     with redirect_stderr(
                         StringIO()
@@ -171,6 +178,35 @@ class StudySweeper(Sweeper):
                     yield _number(returned)
                 except Exception as error:
                     yield error
+
+    def _jobs(self, jobs: list[tuple[str, ...]], first: int) -> list:
+        """Return how jobs ended; where this process is to end, or one was lost with its machine, none goes on.
+
+        Raises MachineError for a job that was lost: it says nothing of the trial, which the same command tries again.
+        """
+        from stepladder.errors import MachineError
+
+        try:
+            return self.launcher.launch(jobs, initial_job_idx=first)
+        except BaseException as error:
+            if _in_slurm(self.launcher):
+                subprocess.run(["scancel", f"--name={self.launcher.params['name']}"], check=False)
+            if not isinstance(error, Exception):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            told = " ... ".join(dict.fromkeys([lines[0], lines[-1]]))
+            raise MachineError(f"a job was lost: {told}; the same command goes on") from error
+
+
+def _in_slurm(launcher) -> bool:
+    return getattr(launcher, "_EXECUTOR", None) == "slurm"
+
+
+def _own_name(launcher) -> None:
+    """Name the Slurm jobs of this process as no other's, and say when their death would not be noticed."""
+    launcher.params["name"] += f"-{platform.node()}-{os.getpid()}"
+    if shutil.which("sacct") and subprocess.run(["sacct", "-n", "-X"], capture_output=True, check=False).returncode:
+        print("warning: sacct does not answer: a job that is killed is waited for, for ever", file=sys.stderr)
 
 
 def _overrides(point: dict) -> list[str]:
