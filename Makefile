@@ -3,6 +3,7 @@
 # make test    install what is missing, then all unit and slow tests but those that inject faults (no network)
 # make story   the pipeline itself as a test, on sampled data      make stories  with what re-runs when, queues, failures
 # make check   lint, then test
+# make engines   sweeps on PostgreSQL, joblib, Slurm and Ray, which it starts itself where they are installed (minutes)
 # make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
 # make capabilities   the table of what passing tests show, docs/capabilities.md and .json
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
@@ -17,12 +18,12 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story study stories faults soak capabilities check lint signatures bare-stack bench bench-full
+.PHONY: run proof test story study stories engines faults soak capabilities check lint signatures bare-stack bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
 test: $(READY)
-	pytest -m "not story and not finished and not fault"
+	pytest -m "not story and not finished and not fault and not engine"
 
 proof: $(READY)
 	pytest -m finished
@@ -32,6 +33,9 @@ story: $(READY)
 
 stories: $(READY)
 	pytest -m story
+
+engines: $(READY)
+	pytest -m engine
 
 faults: $(READY)
 	pytest -m "fault and not long" --scoreboard=docs/scoreboard.json

@@ -208,6 +208,6 @@ def _code(error: Exception) -> int:
     library = type(error).__module__.partition(".")[0]
     if library in ("hydra", "omegaconf"):
         return 2
-    if library in ("mlflow", "requests"):
+    if library in ("mlflow", "optuna", "requests", "sqlalchemy"):
         return 6
     return 5 if isinstance(error, MemoryError) else 1

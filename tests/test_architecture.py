@@ -25,7 +25,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
     " fingerprints dialects report tokens",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
-    " latency schema store integrity samplers spaces speech conversations",
+    " latency schema storages store integrity samplers spaces speech conversations",
     "disk numerics targets",
     "errors interruption",
 )
@@ -38,7 +38,7 @@ OWNERS = {
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,
     "hydra": {"compose", "spaces", "typed"},
-    "optuna": {"samplers", "study"},
+    "optuna": {"samplers", "storages", "study", "workers"},
 }
 MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])

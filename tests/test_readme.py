@@ -25,7 +25,7 @@ def plugins() -> dict[str, tuple[str, set[str]]]:
     """Return {folder: (what it holds, names of its files)} of the folders that grow by one file a thing."""
     packages = [path.parent for path in sorted((ROOT / "src/stepladder").glob("*/__init__.py"))]
     found = {path: (phrase(path / "__init__.py"), {file.stem for file in path.glob("[!_]*.py")}) for path in packages}
-    groups = [path for path in sorted((ROOT / "conf").iterdir()) if path.is_dir()]
+    groups = sorted({path.parent for path in (ROOT / "conf").glob("*/**/*.yaml")})
     found |= {path: ("", {file.stem for file in path.glob("*.yaml")}) for path in groups}
     return {f"{path.relative_to(ROOT).as_posix()}/": content for path, content in found.items()}
 

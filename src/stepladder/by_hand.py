@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepladder import candidates, compose, conversions, exporter, runs, splits, store, study, sweeps, sync
+from stepladder import candidates, compose, conversions, exporter, runs, splits, storages, store, study, sweeps, sync
 from stepladder.errors import ConfigError
 
 
@@ -47,6 +47,6 @@ def _reporter(config: dict, trial: Trial) -> candidates.Report:
     if (checks := sweeps.num_checks(config)) < 2:
         raise ConfigError(f"hydra.sweeper.pruner={trial.pruner}: {sweeps.ONE_CHECK}")
     plan = study.Plan(seed=config["seed"], pruner=trial.pruner, num_checks=checks)
-    joined = study.join(study.where(trial.storage, trial.study_name), trial.study_name, plan, trial.number)
+    joined = study.join(storages.where(trial.storage, trial.study_name), trial.study_name, plan, trial.number)
     watched = f"val/{config['task']['metric']}"
     return lambda name, value, step: study.report(joined, value, step) if name == watched else None

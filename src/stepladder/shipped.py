@@ -1,5 +1,6 @@
 """Shipped: check the files of conf/ themselves, chosen or not, so that a wrong letter is found before it is used."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from stepladder import compose, dialects, schema, sweeps
@@ -7,6 +8,8 @@ from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
 
 GLOBAL = "# @package _global_"
+LAUNCHERS = Path("hydra", "launcher")
+EXTRAS = {"submitit_slurm": "slurm"}  # the others are called as their launchers
 ROOT = {"defaults": "any", "candidate": "null", "seed": "int", "corpus": "null", "hydra": schema.table()["hydra"]}
 
 
@@ -28,9 +31,21 @@ def of_file(path: Path) -> list[str]:
         return str(error).splitlines()
     if path.parent == compose.CONF:
         found = schema.check(content, ROOT) + _defaults(content.get("defaults"), "")
+    elif path.parent == compose.CONF / LAUNCHERS:
+        found = schema.check(content, "<launcher>")
     else:
         found = _group(path.parent.name, content, path)
     return [f"{path}: {key}{': ' if key else ''}{sentence}" for key, sentence in found]
+
+
+def missing_launcher(name) -> str:
+    """Return what to install for a launcher of conf/hydra/launcher/; empty where it is there."""
+    file = compose.CONF / LAUNCHERS / f"{name}.yaml"
+    package = ".".join(dialects.read(file)["_target_"].split(".")[:2]) if file.is_file() else "hydra"
+    if find_spec(package):
+        return ""
+    apart = " in an environment of its own (README.md, Engines)" if name == "ray" else ""
+    return f"{package} is not installed: pip install -e '.[{EXTRAS.get(name, name)}]'{apart}"
 
 
 def _group(group: str, content: dict, path: Path) -> list[Problem]:

@@ -1,19 +1,17 @@
 """Study: Optuna asked for one trial after the other, each a function of the seed and of the trials finished before it.
 
-A study lies in a journal file, or in a database that a URL names. What was tried is never tried again: a study goes on
-where a process died, with the trial that it had in hand. Source: https://optuna.readthedocs.io/en/v5.0.0/, ask and tell
+A study lies in a journal file, or in a database that a URL names, which several workers may ask. What was tried is
+never tried again: a study goes on where a process died, with the trial that it had in hand.
+Source: https://optuna.readthedocs.io/en/v5.0.0/, ask and tell
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from stepladder import samplers, spaces, store
+from stepladder import samplers, spaces, storages, workers
 from stepladder.errors import BusyError, ConfigError, MachineError, NumericsError, StepladderError
 
 PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
@@ -39,35 +37,18 @@ class Plan:
     num_checks: int = 1  # validations of a trial at most, as pruners count
 
 
-def where(storage: str | None, name: str) -> Path | str:
-    """Return where a study lies: the journal file or the database's URL that is named, else a file of its own."""
-    if storage and "://" in storage:
-        return storage
-    return Path(storage or store.root() / "state" / "studies" / f"{name}.log").resolve()
-
-
-@contextmanager
-def exclusive(place: Path | str) -> Iterator[None]:
-    """Let one process at a time ask the study of a journal file; BusyError for another. A database serves many."""
-    if isinstance(place, str):
-        yield
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(place.with_name(f".{place.name}.busy"), timeout=0):
-            yield
-    except Timeout:
-        raise BusyError(f"{place}: another process is at this study; wait for it, or end it") from None
-
-
 def open_study(place: Path | str, name: str, plan: Plan, *, anew: bool = False):
-    """Return the Optuna study of this name, as it was left or new; nobody else may ask that of a journal file."""
+    """Return the Optuna study of this name, as it was left or new; nobody else may ask that of a journal file.
+
+    Raises BusyError for one that is to begin anew while workers are at it.
+    """
     import optuna
 
-    if isinstance(place, Path):
-        _mend(place)
-    storage = _storage(place)
+    storage = storages.open_at(place)
     if anew and name in optuna.get_all_study_names(storage):
+        known = optuna.load_study(study_name=name, storage=storage)
+        if isinstance(place, str) and (at_it := workers.num_running(known)):
+            raise BusyError(f"study {name}: {at_it} of its trials are worked on; end those workers, or wait")
         optuna.delete_study(study_name=name, storage=storage)
     return optuna.create_study(
         storage=storage,
@@ -83,9 +64,8 @@ def join(place: Path | str, name: str, plan: Plan, number: int):
     import optuna
 
     chance = optuna.samplers.RandomSampler()  # draws nothing: the point is there
-    study = optuna.load_study(
-        study_name=name, storage=_storage(place), sampler=chance, pruner=samplers.pruner(plan.pruner, plan.num_checks)
-    )
+    pruner = samplers.pruner(plan.pruner, plan.num_checks)
+    study = optuna.load_study(study_name=name, storage=storages.join_at(place), sampler=chance, pruner=pruner)
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
@@ -105,25 +85,23 @@ def run(
         study.enqueue_trial(spaces.named(space, point), skip_if_exists=True)
     total = len(points) if plan.n_trials is None else plan.n_trials
     total = min(total, len(study.trials)) if plan.sampler == "grid" else total
-    spare = plan.max_failure_rate * total
-    _require_few_failures(finished(study)[:total], total, spare)
+    _require_few_failures(finished(study)[:total], total, plan.max_failure_rate * total)
+    before, began = len(finished(study)), time.monotonic()
     while (left := total - len(finished(study))) > 0 and seconds(study) < (plan.max_seconds or math.inf):
-        asked = _ask(study, space, plan, min(left, batch), alone)
-        began, fault = time.monotonic(), None
-        for (trial, chosen), outcome in zip(asked, evaluate(asked), strict=True):
-            before = trial.user_attrs.get("before", 0.0)
-            trial.set_user_attr("seconds", round(before + time.monotonic() - began, 3))
-            began = time.monotonic()
-            print(f"trial {trial.number + 1} of {total}: {chosen} -> {_said(outcome)}", flush=True)
-            fault = _tell(study, trial, outcome, spare=spare) or fault
-        if fault:
-            raise fault
+        free = left if alone else left - workers.num_running(study)
+        asked = _ask(study, space, plan, min(free, batch), total, alone)
+        with workers.holding(study, [trial for trial, _ in asked]):
+            _evaluate(study, plan, evaluate, asked, total)
+        if not asked:  # others have the rest in hand
+            time.sleep(workers.WAIT_S)
+        elif left > 1:
+            print(_progress(study, plan, total, before, time.monotonic() - began), flush=True)
     return finished(study)[:total]
 
 
 def finished(study) -> list:
-    """Return the trials that ended, in their order."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    """Return the trials that ended, in their order, without those that dead workers gave up."""
+    return [each for each in study.get_trials(deepcopy=False) if each.state.is_finished() and workers.counts(each)]
 
 
 def seconds(study) -> float:
@@ -190,31 +168,38 @@ def report(trial, value: float, step: int) -> None:
         raise stopped
 
 
-def _storage(place: Path | str):
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if isinstance(place, str):
-        return place
-    return JournalStorage(JournalFileBackend(str(place.resolve())))  # the lock beside it is a link by its whole path
-
-
-def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, alone: bool) -> list:
-    """Return so many trials and their points; first those that a dead process had in hand, as they were."""
+def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, total: int, alone: bool) -> list:
+    """Return at most so many trials and their points; first those that a dead process had in hand, as they were."""
     import optuna
 
-    asked, states = [], optuna.trial.TrialState
-    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,))[: number * alone]:
-        study.sampler = samplers.sampler(plan.sampler, plan.seed, left.number)
-        asked.append(optuna.Trial(study, left._trial_id))
+    asked, running = [], (optuna.trial.TrialState.RUNNING,)
+    left = list(study.get_trials(deepcopy=False, states=running)) if alone else []
     while len(asked) < number:
-        waiting = study.get_trials(deepcopy=False, states=(states.WAITING,))
-        following = waiting[0].number if waiting else len(study.get_trials(deepcopy=False))
-        study.sampler = samplers.sampler(plan.sampler, plan.seed, following)
-        asked.append(study.ask())
-    return [(trial, spaces.draw(space, trial)) for trial in asked]
+        trial = optuna.Trial(study, left.pop(0)._trial_id) if left else study.ask()
+        if not alone and workers.superfluous(study, trial, total):
+            break
+        study.sampler = samplers.sampler(plan.sampler, plan.seed, trial.number)  # nothing is drawn before this
+        asked.append((trial, spaces.draw(space, trial)))
+    return asked
+
+
+def _evaluate(study, plan: Plan, evaluate: Evaluate, asked: list, total: int) -> None:
+    """Try what was asked, tell how each trial ended, and raise the last fault that is one too many."""
+    import optuna
+
+    began, fault = time.monotonic(), None
+    for (trial, chosen), outcome in zip(asked, evaluate(asked) if asked else (), strict=True):
+        before, place = trial.user_attrs.get("before", 0.0), len(finished(study)) + 1
+        try:
+            trial.set_user_attr("seconds", round(before + time.monotonic() - began, 3))
+            fault = _tell(study, trial, outcome, spare=plan.max_failure_rate * total) or fault
+            print(f"trial {place} of {total}: {chosen} -> {_said(outcome)}", flush=True)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            lost = f"it was silent for {storages.SILENT_S} s, and another worker has it in hand"
+            print(f"trial {chosen}: {lost}", flush=True)
+        began = time.monotonic()
+    if fault:
+        raise fault
 
 
 def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
@@ -265,10 +250,10 @@ def _said(outcome) -> str:
     return ", ".join(f"{value:.4f}" for value in (outcome if isinstance(outcome, list | tuple) else [outcome]))
 
 
-def _mend(journal: Path) -> None:
-    """Take back what a killed process left: its lock, and half a line, behind which the next would be written."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{journal}.lock").unlink(missing_ok=True)
-    if journal.is_file():
-        with journal.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+def _progress(study, plan: Plan, total: int, before: int, took: float) -> str:
+    """Return how far a search is, also by the hands of other workers; `before` trials were finished when it began."""
+    done = finished(study)
+    found = [each for each in done if each.state.name == "COMPLETE"] if len(plan.directions) == 1 else []
+    told = f", best {best(found, plan.directions[0]).value:.4f}" if found else ""
+    left = took / max(len(done) - before, 1) * max(total - len(done), 0)
+    return f"{len(done)} of {total} trials done{told}, about {left:.0f} s left"

@@ -70,7 +70,11 @@ def _words(typed: list[str], many: bool) -> tuple[list[list[Word]], list[str]]:
         except ConfigError as error:
             found.append(f"{PLACE}: {text}: {error}")
     settings = [first for first, *_ in words if first.section == "hydra"]
-    found += [f"{word.place}: {text}" for word in settings for _, text in schema.leaf(word.key, word.value)]
+    for word in settings:
+        faults = [text for _, text in schema.leaf(word.key, word.value)]
+        if word.key == "hydra.launcher" and not faults:
+            faults = list(filter(None, [shipped.missing_launcher(word.value)]))
+        found += [f"{word.place}: {text}" for text in faults]
     return [word for word in words if word[0].section != "hydra"], found
 
 

@@ -8,6 +8,11 @@ alone. Sources: https://hydra.cc/docs/1.3/advanced/plugins/develop/ and https://
 
 import hashlib
 import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,20 +64,22 @@ class StudySweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
         parts = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launcher = Plugins.instance().instantiate_launcher(**parts)
+        if _in_slurm(self.launcher):
+            _own_name(self.launcher)
 
     def sweep(self, arguments: list[str]) -> dict:
         """Run the trials of these overrides, write optimization_results.yaml and return what is in it.
 
         Raises ConfigError for what cannot be searched, and what a job raised where too many fail.
         """
-        from stepladder import study
+        from stepladder import storages, study
         from stepladder.errors import ConfigError
 
         space, fixed = self._space(arguments)
         own = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
         plan = self._plan(space, own)
         name = self.settings.study_name or self._name(arguments, plan, own)
-        place = study.where(self.settings.storage, name)
+        place = storages.where(self.settings.storage, name)
         if plan.sampler == "grid" and isinstance(place, str):
             raise ConfigError(f"{place}: a database does not keep the points of a grid in order; take a journal file")
         told = {"hydra.sweeper.storage": str(place), "hydra.sweeper.study_name": name} if plan.pruner != "none" else {}
@@ -80,7 +87,7 @@ class StudySweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        with study.exclusive(place):
+        with storages.exclusive(place):
             found = study.open_study(place, name, plan, anew=not self.settings.resume)
             alone = isinstance(place, Path)
             trials = study.run(found, space, plan, evaluate, batch=self.settings.n_jobs, alone=alone)
@@ -162,7 +169,7 @@ class StudySweeper(Sweeper):
             batches[-1].append((trial, point))
         for batch in batches:
             jobs = [(*fixed, *_overrides(point)) for _, point in batch]
-            for job in self.launcher.launch(jobs, initial_job_idx=batch[0][0].number):
+            for job in self._jobs(jobs, batch[0][0].number):
                 try:
                     with redirect_stderr(
                         StringIO()
@@ -171,6 +178,35 @@ class StudySweeper(Sweeper):
                     yield _number(returned)
                 except Exception as error:
                     yield error
+
+    def _jobs(self, jobs: list[tuple[str, ...]], first: int) -> list:
+        """Return how jobs ended; where this process is to end, or one was lost with its machine, none goes on.
+
+        Raises MachineError for a job that was lost: it says nothing of the trial, which the same command tries again.
+        """
+        from stepladder.errors import MachineError
+
+        try:
+            return self.launcher.launch(jobs, initial_job_idx=first)
+        except BaseException as error:
+            if _in_slurm(self.launcher):
+                subprocess.run(["scancel", f"--name={self.launcher.params['name']}"], check=False)
+            if not isinstance(error, Exception):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            told = " ... ".join(dict.fromkeys([lines[0], lines[-1]]))
+            raise MachineError(f"a job was lost: {told}; the same command goes on") from error
+
+
+def _in_slurm(launcher) -> bool:
+    return getattr(launcher, "_EXECUTOR", None) == "slurm"
+
+
+def _own_name(launcher) -> None:
+    """Name the Slurm jobs of this process as no other's, and say when their death would not be noticed."""
+    launcher.params["name"] += f"-{platform.node()}-{os.getpid()}"
+    if shutil.which("sacct") and subprocess.run(["sacct", "-n", "-X"], capture_output=True, check=False).returncode:
+        print("warning: sacct does not answer: a job that is killed is waited for, for ever", file=sys.stderr)
 
 
 def _overrides(point: dict) -> list[str]:
