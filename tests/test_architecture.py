@@ -23,7 +23,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
     "calibration combining comparison diagnosis gate leaderboard slices sweeps work splits prompts assets fingerprints"
-    " dialects report tokens",
+    " dialects report tokens provenance materials",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
     " schema store integrity samplers spaces speech conversations",
     "disk numerics targets",

@@ -110,6 +110,9 @@ def runs(empty_store, place, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stepladder.provenance.of", lambda *_: {})  # of a whole run; tests of their own have one
+    monkeypatch.setattr("stepladder.materials.bill", lambda *_: "{}")
+    monkeypatch.setattr("stepladder.report.card.markdown", lambda _: "---\nlicense: mit\n---\n\n# a card\n\n## Data\n")
     one = Tracker(experiment="tiny")
     yield {name: one.tell(Entry(name=name, key=f"{name}-1", params={})) for name in CANDIDATES}
     mlflow.set_tracking_uri(None)
@@ -151,6 +154,8 @@ def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is
     experiment = mlflow.get_run(runs["lora"]).info.experiment_id
     logged = mlflow.search_logged_models(output_format="list", experiment_ids=[experiment])
     assert [model.status for model in logged] == ["READY"]
+    (version,) = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL}'")
+    assert version.description == "# a card"
     served = answers(f"models:/{MODEL}@champion", read("lora")["input"].to_list())
     same(served, "lora")
     monkeypatch.setattr(registry, "_check", lambda *_: None)  # seconds; a test of its own refuses and accepts

@@ -23,10 +23,26 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 
-from stepladder import disk, gate, leaderboard, predictions, records, speech, statistics, store, targets, tracking
+from stepladder import (
+    disk,
+    gate,
+    leaderboard,
+    materials,
+    predictions,
+    provenance,
+    records,
+    speech,
+    statistics,
+    store,
+    targets,
+    tracking,
+)
 from stepladder.errors import ConfigError, IntegrityError
+from stepladder.report import card
 from stepladder.tracking import KEY
 
+CARD = "README.md"
+MAX_DESCRIPTION = 5000  # characters of a version, MLflow's own limit
 CONDITIONS = "stepladder.conditions"  # tag of a version: what the gate asked and found
 NUM_CHECKED = 256  # test rows that are asked again
 MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
@@ -66,12 +82,13 @@ def register(runs: dict[str, str], *, model: str) -> dict:
             return outcome
     if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
-            uri = _log(name, runs[name])
+            uri = _log(name, runs[name], provenance.of(name, model, outcome["conditions"]))
             _check(uri, name)
             _keep(client, uri)
         tags = {KEY: key, "candidate": name, CONDITIONS: json.dumps(outcome["conditions"])}
         version = mlflow.register_model(uri, model, tags=tags).version
     if not client.get_model_version(model, version).aliases:
+        _describe(client, model, version)
         alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
         client.set_registered_model_alias(model, alias, version)
         print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
@@ -181,8 +198,8 @@ def _client(name: str) -> mlflow.MlflowClient:
     return tracker.client
 
 
-def _log(name: str, run: str) -> str:
-    """Log the candidate in its run as an MLflow model from code and return its address.
+def _log(name: str, run: str, known: dict) -> str:
+    """Log the candidate in its run as an MLflow model from code, with card and bill, and return its address.
 
     Raises IntegrityError where a file does not come back as it was sent.
     """
@@ -194,25 +211,42 @@ def _log(name: str, run: str) -> str:
     kind = {"multilabel": Array("string"), "regression": "double"}.get(answerer.description["task"], "string")
     outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
-    with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
-        answerer.export(Path(folder))
+    with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as place:
+        answerer.export(folder := Path(place, "model"))
         turns = (answerer.description["prompt"] or {}).get("turns")
-        beside = (Path(folder) / answering.ADAPTER).is_dir()
+        beside = (folder / answering.ADAPTER).is_dir()
+        packages = [f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)]
+        _document(folder, known, packages)
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"model": folder},
+            artifacts={"model": str(folder)},
             signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
             input_example=example.select("input").to_dicts()[0],
             code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside or turns else None,
-            pip_requirements=[f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)],
+            pip_requirements=packages,
         )
-        held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", Path(folder).name)
-        sent, kept = store.hashes(Path(folder)), store.hashes(held)
+        held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", folder.name)
+        sent, kept = store.hashes(folder), store.hashes(held)
         for file in sent:
             if fault := store.difference(held / file, sent[file], kept.get(file, "no file")):
                 raise IntegrityError(fault)
     return logged.model_uri
+
+
+def _document(folder: Path, known: dict, packages: list[str]) -> None:
+    """Put the card and the bill of materials among the sealed files of an exported model."""
+    (folder / store.MANIFEST).unlink()
+    (folder / "bom.json").write_text(materials.bill(known, folder, packages), "utf-8")
+    (folder / CARD).write_text(card.markdown(known), "utf-8")
+    store.seal(folder)
+
+
+def _describe(client: mlflow.MlflowClient, model: str, version: str) -> None:
+    """Let MLflow's page of a version show its card, as much of it as a description may hold."""
+    told = mlflow.artifacts.load_text(f"models:/{model}/{version}/artifacts/model/{CARD}")
+    _, _, text = told.removeprefix("---\n").partition("\n---\n")
+    client.update_model_version(model, version, text.strip()[:MAX_DESCRIPTION].rpartition("\n## ")[0].strip())
 
 
 def _keep(client: mlflow.MlflowClient, uri: str) -> None:
