@@ -165,7 +165,8 @@ def choose() -> Callable[..., dict]:
             "scheduler": {"name": "linear", "warmup_share": 0.1} if trained else None,
             "curriculum": None, "mixture": None, "tasks": {},
             "trainer": None if level == "baseline" else TRAINER if trained else _inference(),
-            "runtime": {"log_every_s": 10.0, "num_workers": 0, "tracking_uri": None, "experiment": "tiny"},
+            "runtime": {"log_every_s": 10.0, "num_workers": 0, "tracking_uri": None, "experiment": "tiny",
+                        "public_key": None},
             "sweep": None, "overrides": [], "options": {}, "code": {},
         }  # fmt: skip
         for name, value in changes.items():

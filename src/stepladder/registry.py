@@ -6,36 +6,32 @@ version that does not answer as it was measured is not registered.
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import mlflow
 import polars as pl
-import yaml
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 
 from stepladder import (
+    champion,
     disk,
     gate,
-    leaderboard,
     materials,
     predictions,
     provenance,
     records,
+    signing,
     speech,
     statistics,
     store,
     targets,
-    tracking,
 )
 from stepladder.errors import ConfigError, IntegrityError
 from stepladder.report import card
@@ -74,7 +70,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if board["task"] == "language_modeling":
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
-    client = _client(name)
+    client, private = champion.connect(name), signing.private_key(name)
     key, version = _held(client, runs[name], model)
     if version is None or not client.get_model_version(model, version).aliases:
         outcome |= _against_champion(client, outcome, board)
@@ -84,6 +80,8 @@ def register(runs: dict[str, str], *, model: str) -> dict:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name], provenance.of(name, model, outcome["conditions"]))
             _check(uri, name)
+            if private:
+                _sign(client, uri, private)
             _keep(client, uri)
         tags = {KEY: key, "candidate": name, CONDITIONS: json.dumps(outcome["conditions"])}
         version = mlflow.register_model(uri, model, tags=tags).version
@@ -95,67 +93,12 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     return outcome
 
 
-def promote(model: str, *, version: str | None = None, client: mlflow.MlflowClient | None = None) -> str:
-    """Make a version the champion, the challenger where none is named, and return which; safe to repeat.
-
-    Raises ConfigError, naming the versions there are, where there is no such version or no challenger.
-    """
-    client = client or _client(leaderboard.configured(Path())["candidates"][0])
-    known = {str(one.version): one for one in client.search_model_versions(f"name = '{model}'")}
-    listed = ", ".join(f"{one.version} ({one.tags.get('candidate')})" for one in known.values()) or "none"
-    aliases = {alias: str(at) for alias, at in client.get_registered_model(model).aliases.items()} if known else {}
-    chosen = version or aliases.get("challenger")
-    if chosen is None:
-        raise ConfigError(f"{model} has no challenger; name a version with --to. Known: {listed}")
-    if chosen not in known:
-        raise ConfigError(f"{model} has no version {chosen!r}. Known: {listed}")
-    client.set_registered_model_alias(model, "champion", chosen)
-    if aliases.get("challenger") == chosen:
-        client.delete_registered_model_alias(model, "challenger")
-    return f"models:/{model}@champion is version {chosen}: {known[chosen].tags.get('candidate')}"
-
-
-def opened(uri: str) -> tuple[str, Callable[[list[str]], list[dict]]]:
-    """Return the address of what a model's address stands for by now, and what asks it: texts in, a dict a text out."""
-    import pandas
-
-    address = _address(uri)
-    model = mlflow.pyfunc.load_model(address)
-    return address, lambda texts: model.predict(pandas.DataFrame({"input": texts})).to_dict("records")
-
-
-def serve(uri: str, *, host: str, port: str) -> None:
-    """Become MLflow's server of a model; it answers POST /invocations and GET /health."""
-    command = ["mlflow", "models", "serve", "--model-uri", _address(uri), "--env-manager", "local"]
-    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]  # MLflow calls uvicorn by its name
-    os.environ["PATH"] = os.pathsep.join(places)
-    os.execv(sys.executable, [sys.executable, "-m", *command, "--host", host, "--port", port])
-
-
-def _address(uri: str) -> str:
-    """Return a model's address with its version in place of an alias; the store is that of the candidates.
-
-    Raises ConfigError where there is no such model, version or alias.
-    """
-    client = _client(leaderboard.configured(Path())["candidates"][0])
-    os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    if not uri.startswith("models:/") or not at:
-        return uri
-    try:
-        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise ConfigError(f"{uri}: {error.message}; dvc repro registers a model") from None
-
-
 def lost(runs: dict[str, str]) -> str | None:
     """Return the line that says how to register again what reports/registered.json names and the registry lacks."""
     file = Path("reports", "registered.json")
     outcome = json.loads(file.read_text()) if file.is_file() else {"candidate": None, "passed": False}
     name = outcome["candidate"]
-    if not outcome["passed"] or name not in runs or _held(_client(name), runs[name], outcome["model"])[1]:
+    if not outcome["passed"] or name not in runs or _held(champion.connect(name), runs[name], outcome["model"])[1]:
         return None
     return f"{outcome['model']} has no version of {name}; to register it again: dvc repro -f -s register"
 
@@ -178,7 +121,7 @@ def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -
     ours = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
     rows = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
     with speech.during(f"asking the champion, version {version}, the same {len(rows):,} test rows"):
-        answers = _asked(f"models:/{model}/{version}", rows)
+        answers = _asked(champion.trusted(f"models:/{model}/{version}", name), rows)
     theirs = predictions.served(rows, answers, board["task"])
     if (kinds := [set(frame.schema.items()) for frame in (ours, theirs)])[0] != kinds[1]:
         cure = "set gate.champion: null, and promote by hand"
@@ -189,13 +132,6 @@ def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -
     condition = {"name": f"{metric} over the champion, version {version}", "value": found["low"], "by": "low"}
     condition |= {"at_least": least, "at_most": None, "passed": bool(found["low"] > least)}
     return gate.with_conditions(outcome, [condition])
-
-
-def _client(name: str) -> mlflow.MlflowClient:
-    """Return a client of the store that the candidate is told to, and let MLflow's own functions use that store."""
-    tracker = tracking.of(yaml.safe_load(Path("build", f"{name}.yaml").read_text())["runtime"])
-    mlflow.set_tracking_uri(tracker.uri)
-    return tracker.client
 
 
 def _log(name: str, run: str, known: dict) -> str:
@@ -242,6 +178,13 @@ def _document(folder: Path, known: dict, packages: list[str]) -> None:
     store.seal(folder)
 
 
+def _sign(client: mlflow.MlflowClient, uri: str, private: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        signature = Path(place, signing.SIGNATURE)
+        signing.sign(Path(mlflow.artifacts.download_artifacts(uri)), signature, private=private)
+        client.log_model_artifact(uri.removeprefix("models:/"), str(signature))
+
+
 def _describe(client: mlflow.MlflowClient, model: str, version: str) -> None:
     """Let MLflow's page of a version show its card, as much of it as a description may hold."""
     told = mlflow.artifacts.load_text(f"models:/{model}/{version}/artifacts/model/{CARD}")
@@ -272,7 +215,7 @@ def _asked(uri: str, rows: pl.DataFrame) -> dict[str, list]:
     with tempfile.TemporaryDirectory() as folder:
         question, reply = Path(folder, "question.json"), Path(folder, "reply.json")
         question.write_text(json.dumps(rows.select("input").to_dicts()))
-        command = [sys.executable, "-c", ASK, uri, question, reply]
+        command = [sys.executable, "-B", "-c", ASK, uri, question, reply]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             fault = (done.stderr.strip().splitlines() or ["no word"])[-1]
