@@ -17,10 +17,10 @@ def main(words: argparse.ArgumentParser) -> None:
     words.add_argument("--column", default="input", help="the column of texts")
     words.add_argument("--model", help="an address that MLflow knows; without it the champion of the scored data set")
     chosen = words.parse_args()
-    from stepladder import asking, leaderboard, registry
+    from stepladder import asking, champion, leaderboard
 
     model = chosen.model or f"models:/stepladder_{leaderboard.configured(Path())['data']['name']}@champion"
-    address, ask = registry.opened(model)
+    address, ask = champion.opened(model)
     number = asking.file(chosen.source, chosen.target, column=chosen.column, model=address, ask=ask)
     print(f"{chosen.target}: {number:,} rows answered by {address}", flush=True)
 

@@ -16,10 +16,10 @@ def main(words: argparse.ArgumentParser) -> None:
     words.add_argument("--to", metavar="VERSION", help="the version to serve; without it the challenger")
     words.add_argument("--model", help="the registered model; without it that of the scored data set")
     chosen = words.parse_args()
-    from stepladder import leaderboard, registry
+    from stepladder import champion, leaderboard
 
     model = chosen.model or f"stepladder_{leaderboard.configured(Path())['data']['name']}"
-    print(registry.promote(model, version=chosen.to), flush=True)
+    print(champion.promote(model, version=chosen.to), flush=True)
 
 
 if __name__ == "__main__":

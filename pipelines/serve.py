@@ -17,10 +17,10 @@ def main(words: argparse.ArgumentParser) -> None:
     words.add_argument("--host", default="127.0.0.1")
     words.add_argument("--model", help="an address that MLflow knows; without it the champion of the scored data set")
     chosen = words.parse_args()
-    from stepladder import leaderboard, registry
+    from stepladder import champion, leaderboard
 
     model = chosen.model or f"models:/stepladder_{leaderboard.configured(Path())['data']['name']}@champion"
-    registry.serve(model, host=chosen.host, port=chosen.port)
+    champion.serve(model, host=chosen.host, port=chosen.port)
 
 
 if __name__ == "__main__":

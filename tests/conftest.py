@@ -166,7 +166,8 @@ def choose() -> Callable[..., dict]:
             "curriculum": None, "mixture": None, "tasks": {},
             "trainer": None if level == "baseline" else TRAINER if trained else _inference(),
             "runtime": {
-                "log_every_s": 10.0, "num_workers": 0, "tracking_uri": None, "experiment": "tiny", "meter": False
+                "log_every_s": 10.0, "num_workers": 0, "tracking_uri": None, "experiment": "tiny", "meter": False,
+                "public_key": None,
             },
             "sweep": None, "overrides": [], "options": {}, "code": {},
         }  # fmt: skip

@@ -16,23 +16,23 @@ ROOT = Path(__file__).parents[1]
 SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand asking probing",
-    "candidates registry",
+    "candidates registry champion",
     "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
     "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
-    " fingerprints dialects report tokens",
+    " fingerprints dialects report tokens provenance materials signing",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
-    " latency schema storages store integrity samplers spaces speech conversations",
+    " latency schema storages store workers integrity samplers spaces speech conversations",
     "disk numerics targets",
     "errors interruption",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 MODEL_FLOORS = {name for names in FLOORS[3:6] for name in names.split()} - {"progress"}
 OWNERS = {
-    "mlflow": {"tracking", "registry", "serving"},
+    "mlflow": {"tracking", "registry", "champion", "serving"},
     "lightning": {"training", "learner", "checkpoints", "progress"},
     "peft": MODEL_FLOORS,
     "transformers": MODEL_FLOORS,

@@ -110,6 +110,11 @@ def runs(empty_store, place, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stepladder.provenance.of", lambda *_: {})  # of a whole run; tests of their own have one
+    monkeypatch.setattr("stepladder.materials.bill", lambda *_: "{}")
+    monkeypatch.setattr("stepladder.report.card.markdown", lambda _: "---\nlicense: mit\n---\n\n# a card\n\n## Data\n")
+    told = {"candidates": ["lora"], "data": {"name": "films"}}
+    records.write_text(yaml.safe_dump(told), Path("build", "compare", "compare.yaml"))
     one = Tracker(experiment="tiny")
     yield {name: one.tell(Entry(name=name, key=f"{name}-1", params={})) for name in CANDIDATES}
     mlflow.set_tracking_uri(None)
@@ -151,6 +156,8 @@ def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is
     experiment = mlflow.get_run(runs["lora"]).info.experiment_id
     logged = mlflow.search_logged_models(output_format="list", experiment_ids=[experiment])
     assert [model.status for model in logged] == ["READY"]
+    (version,) = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL}'")
+    assert version.description == "# a card"
     served = answers(f"models:/{MODEL}@champion", read("lora")["input"].to_list())
     same(served, "lora")
     monkeypatch.setattr(registry, "_check", lambda *_: None)  # seconds; a test of its own refuses and accepts
@@ -166,7 +173,7 @@ def test_the_first_version_is_champion_the_same_is_not_made_twice_and_another_is
 def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_rolled_back(runs, monkeypatch, capsys):
     import mlflow
 
-    from stepladder import registry
+    from stepladder import champion, registry
 
     monkeypatch.setattr(registry, "_check", lambda *_: None)  # seconds; a test of its own refuses and accepts
     told = read("lora").with_columns(target=pl.lit("good"))
@@ -188,14 +195,14 @@ def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_roll
     client = mlflow.MlflowClient()
     kept = json.loads(client.get_model_version(MODEL, "2").tags[registry.CONDITIONS])
     assert kept[0]["passed"] and kept[0]["value"] == 0.0
-    assert registry.promote(MODEL, client=client).endswith("version 2: frozen")
+    assert champion.promote(MODEL).endswith("version 2: frozen")
     assert versions() == {"lora": [], "frozen": ["champion"]}
-    assert registry.promote(MODEL, version="1", client=client).endswith("version 1: lora")
+    assert champion.promote(MODEL, version="1").endswith("version 1: lora")
     assert versions() == {"lora": ["champion"], "frozen": []}
     with pytest.raises(ConfigError, match=r"has no challenger; name a version with --to. Known: .*1 \(lora\)"):
-        registry.promote(MODEL, client=client)
+        champion.promote(MODEL)
     with pytest.raises(ConfigError, match=f"{MODEL} has no version '7'. Known: "):
-        registry.promote(MODEL, version="7", client=client)
+        champion.promote(MODEL, version="7")
     assert versions() == {"lora": ["champion"], "frozen": []}
 
 
@@ -209,8 +216,6 @@ def test_the_champion_is_served_over_http_and_asked_for_a_file_as_it_was_measure
 
     monkeypatch.setattr(registry, "_check", lambda *_: None)
     register(runs, "lora")
-    told = {"candidates": ["lora"], "data": {"name": "films"}}
-    records.write_text(yaml.safe_dump(told), Path("build", "compare", "compare.yaml"))
     rows = read("lora")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

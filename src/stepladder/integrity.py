@@ -45,7 +45,7 @@ def drop_damaged(stage: str) -> list[str]:
     """Remove the damaged objects of DVC's cache that would take the place of what a stage made; a line for each."""
     lines = []
     for out in filter(Path.exists, map(Path, _declared(stage, "outs"))):
-        for md5, path in _names(out).items():
+        for md5, path in names(out).items():
             if fault := _damage(file := _object(md5)):
                 file.unlink()
                 lines.append(f"{fault}; removed, so that {path} takes its place")
@@ -121,7 +121,7 @@ def _broken(folder: Path, cure: str) -> str | None:
 
 def _differing(named: Named) -> tuple[str, str, str] | None:
     """Return path, expected and found md5 of what differs: the first file of a folder where DVC's cache lists it."""
-    found = _names(Path(named.path))
+    found = names(Path(named.path))
     if named.md5 in found:
         return None
     expected, there = _members(named), {path: md5 for md5, path in found.items()}
@@ -143,7 +143,7 @@ def _members(named: Named) -> dict[str, str]:
     }
 
 
-def _names(path: Path) -> dict[str, str]:
+def names(path: Path) -> dict[str, str]:
     """Return {md5: path} of a file, or of a folder (first) and its files, as DVC names them."""
     if path.is_file():
         return {_md5(path): str(path)}

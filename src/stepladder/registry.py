@@ -6,27 +6,39 @@ version that does not answer as it was measured is not registered.
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import mlflow
 import polars as pl
-import yaml
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 
-from stepladder import disk, gate, leaderboard, predictions, records, speech, statistics, store, targets, tracking
+from stepladder import (
+    champion,
+    disk,
+    gate,
+    materials,
+    predictions,
+    provenance,
+    records,
+    signing,
+    speech,
+    statistics,
+    store,
+    targets,
+)
 from stepladder.errors import ConfigError, IntegrityError
+from stepladder.report import card
 from stepladder.tracking import KEY
 
+CARD = "README.md"
+MAX_DESCRIPTION = 5000  # characters of a version, MLflow's own limit
 CONDITIONS = "stepladder.conditions"  # tag of a version: what the gate asked and found
 NUM_CHECKED = 256  # test rows that are asked again
 MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
@@ -58,7 +70,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if board["task"] == "language_modeling":
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
-    client = _client(name)
+    client, private = champion.connect(name), signing.private_key(name)
     key, version = _held(client, runs[name], model)
     if version is None or not client.get_model_version(model, version).aliases:
         outcome |= _against_champion(client, outcome, board)
@@ -66,71 +78,19 @@ def register(runs: dict[str, str], *, model: str) -> dict:
             return outcome
     if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
-            uri = _log(name, runs[name])
+            uri = _log(name, runs[name], provenance.of(name, model, outcome["conditions"]))
             _check(uri, name)
+            if private:
+                _sign(client, uri, private)
             _keep(client, uri)
         tags = {KEY: key, "candidate": name, CONDITIONS: json.dumps(outcome["conditions"])}
         version = mlflow.register_model(uri, model, tags=tags).version
     if not client.get_model_version(model, version).aliases:
+        _describe(client, model, version)
         alias = "challenger" if "champion" in client.get_registered_model(model).aliases else "champion"
         client.set_registered_model_alias(model, alias, version)
         print(f"registered models:/{model}@{alias} (version {version}): {name}", flush=True)
     return outcome
-
-
-def promote(model: str, *, version: str | None = None, client: mlflow.MlflowClient | None = None) -> str:
-    """Make a version the champion, the challenger where none is named, and return which; safe to repeat.
-
-    Raises ConfigError, naming the versions there are, where there is no such version or no challenger.
-    """
-    client = client or _client(leaderboard.configured(Path())["candidates"][0])
-    known = {str(one.version): one for one in client.search_model_versions(f"name = '{model}'")}
-    listed = ", ".join(f"{one.version} ({one.tags.get('candidate')})" for one in known.values()) or "none"
-    aliases = {alias: str(at) for alias, at in client.get_registered_model(model).aliases.items()} if known else {}
-    chosen = version or aliases.get("challenger")
-    if chosen is None:
-        raise ConfigError(f"{model} has no challenger; name a version with --to. Known: {listed}")
-    if chosen not in known:
-        raise ConfigError(f"{model} has no version {chosen!r}. Known: {listed}")
-    client.set_registered_model_alias(model, "champion", chosen)
-    if aliases.get("challenger") == chosen:
-        client.delete_registered_model_alias(model, "challenger")
-    return f"models:/{model}@champion is version {chosen}: {known[chosen].tags.get('candidate')}"
-
-
-def opened(uri: str) -> tuple[str, Callable[[list[str]], list[dict]]]:
-    """Return the address of what a model's address stands for by now, and what asks it: texts in, a dict a text out."""
-    import pandas
-
-    address = _address(uri)
-    model = mlflow.pyfunc.load_model(address)
-    return address, lambda texts: model.predict(pandas.DataFrame({"input": texts})).to_dict("records")
-
-
-def serve(uri: str, *, host: str, port: str) -> None:
-    """Become MLflow's server of a model; it answers POST /invocations and GET /health."""
-    command = ["mlflow", "models", "serve", "--model-uri", _address(uri), "--env-manager", "local"]
-    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]  # MLflow calls uvicorn by its name
-    os.environ["PATH"] = os.pathsep.join(places)
-    os.execv(sys.executable, [sys.executable, "-m", *command, "--host", host, "--port", port])
-
-
-def _address(uri: str) -> str:
-    """Return a model's address with its version in place of an alias; the store is that of the candidates.
-
-    Raises ConfigError where there is no such model, version or alias.
-    """
-    client = _client(leaderboard.configured(Path())["candidates"][0])
-    os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    if not uri.startswith("models:/") or not at:
-        return uri
-    try:
-        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise ConfigError(f"{uri}: {error.message}; dvc repro registers a model") from None
 
 
 def lost(runs: dict[str, str]) -> str | None:
@@ -138,7 +98,7 @@ def lost(runs: dict[str, str]) -> str | None:
     file = Path("reports", "registered.json")
     outcome = json.loads(file.read_text()) if file.is_file() else {"candidate": None, "passed": False}
     name = outcome["candidate"]
-    if not outcome["passed"] or name not in runs or _held(_client(name), runs[name], outcome["model"])[1]:
+    if not outcome["passed"] or name not in runs or _held(champion.connect(name), runs[name], outcome["model"])[1]:
         return None
     return f"{outcome['model']} has no version of {name}; to register it again: dvc repro -f -s register"
 
@@ -161,7 +121,7 @@ def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -
     ours = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
     rows = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
     with speech.during(f"asking the champion, version {version}, the same {len(rows):,} test rows"):
-        answers = _asked(f"models:/{model}/{version}", rows)
+        answers = _asked(champion.trusted(f"models:/{model}/{version}", name), rows)
     theirs = predictions.served(rows, answers, board["task"])
     if (kinds := [set(frame.schema.items()) for frame in (ours, theirs)])[0] != kinds[1]:
         cure = "set gate.champion: null, and promote by hand"
@@ -174,15 +134,8 @@ def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -
     return gate.with_conditions(outcome, [condition])
 
 
-def _client(name: str) -> mlflow.MlflowClient:
-    """Return a client of the store that the candidate is told to, and let MLflow's own functions use that store."""
-    tracker = tracking.of(yaml.safe_load(Path("build", f"{name}.yaml").read_text())["runtime"])
-    mlflow.set_tracking_uri(tracker.uri)
-    return tracker.client
-
-
-def _log(name: str, run: str) -> str:
-    """Log the candidate in its run as an MLflow model from code and return its address.
+def _log(name: str, run: str, known: dict) -> str:
+    """Log the candidate in its run as an MLflow model from code, with card and bill, and return its address.
 
     Raises IntegrityError where a file does not come back as it was sent.
     """
@@ -194,25 +147,49 @@ def _log(name: str, run: str) -> str:
     kind = {"multilabel": Array("string"), "regression": "double"}.get(answerer.description["task"], "string")
     outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
     example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
-    with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as folder:
-        answerer.export(Path(folder))
+    with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as place:
+        answerer.export(folder := Path(place, "model"))
         turns = (answerer.description["prompt"] or {}).get("turns")
-        beside = (Path(folder) / answering.ADAPTER).is_dir()
+        beside = (folder / answering.ADAPTER).is_dir()
+        packages = [f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)]
+        _document(folder, known, packages)
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"model": folder},
+            artifacts={"model": str(folder)},
             signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
             input_example=example.select("input").to_dicts()[0],
             code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside or turns else None,
-            pip_requirements=[f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)],
+            pip_requirements=packages,
         )
-        held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", Path(folder).name)
-        sent, kept = store.hashes(Path(folder)), store.hashes(held)
+        held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", folder.name)
+        sent, kept = store.hashes(folder), store.hashes(held)
         for file in sent:
             if fault := store.difference(held / file, sent[file], kept.get(file, "no file")):
                 raise IntegrityError(fault)
     return logged.model_uri
+
+
+def _document(folder: Path, known: dict, packages: list[str]) -> None:
+    """Put the card and the bill of materials among the sealed files of an exported model."""
+    (folder / store.MANIFEST).unlink()
+    (folder / "bom.json").write_text(materials.bill(known, folder, packages), "utf-8")
+    (folder / CARD).write_text(card.markdown(known), "utf-8")
+    store.seal(folder)
+
+
+def _sign(client: mlflow.MlflowClient, uri: str, private: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        signature = Path(place, signing.SIGNATURE)
+        signing.sign(Path(mlflow.artifacts.download_artifacts(uri)), signature, private=private)
+        client.log_model_artifact(uri.removeprefix("models:/"), str(signature))
+
+
+def _describe(client: mlflow.MlflowClient, model: str, version: str) -> None:
+    """Let MLflow's page of a version show its card, as much of it as a description may hold."""
+    told = mlflow.artifacts.load_text(f"models:/{model}/{version}/artifacts/model/{CARD}")
+    _, _, text = told.removeprefix("---\n").partition("\n---\n")
+    client.update_model_version(model, version, text.strip()[:MAX_DESCRIPTION].rpartition("\n## ")[0].strip())
 
 
 def _keep(client: mlflow.MlflowClient, uri: str) -> None:
@@ -238,7 +215,7 @@ def _asked(uri: str, rows: pl.DataFrame) -> dict[str, list]:
     with tempfile.TemporaryDirectory() as folder:
         question, reply = Path(folder, "question.json"), Path(folder, "reply.json")
         question.write_text(json.dumps(rows.select("input").to_dicts()))
-        command = [sys.executable, "-c", ASK, uri, question, reply]
+        command = [sys.executable, "-B", "-c", ASK, uri, question, reply]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             fault = (done.stderr.strip().splitlines() or ["no word"])[-1]

@@ -5,6 +5,7 @@ The sections must be well formed by themselves (schema.problems); of_candidate(f
 
 import itertools
 import string
+from pathlib import Path
 
 from stepladder import fingerprints, schema, spaces
 from stepladder.errors import unknown
@@ -51,7 +52,9 @@ def of_candidate(found: dict) -> list[Problem]:
     """
     monitor = (found["trainer"] or {}).get("monitor", "loss")
     watched = [] if monitor == "loss" else _metric("trainer.monitor", monitor, found["task"]["name"])
-    between = _broken([*_answers(found), *_phases(found), *_methods(found), *_curriculum(found), *_probes(found)])
+    between = _broken(
+        [*_answers(found), *_phases(found), *_methods(found), *_curriculum(found), *_probes(found), *_runtime(found)]
+    )
     return _uses(found) or _model(found) or [*between, *_prompt(found), *watched]
 
 
@@ -255,6 +258,14 @@ def _probes(found: dict) -> list[tuple]:
         ((fits := schema.constant("probes", name, kind)) and one not in fits, f"probe.{name}", _because(name))
         for name in found["probe"] or {}
         for kind, one in asked.items()
+    ]
+
+
+def _runtime(found: dict) -> list[tuple]:
+    """What is to check signatures is a file of the repository."""
+    key = found["runtime"]["public_key"]
+    return [
+        (key and not Path(key).is_file(), "runtime.public_key", f"{key}: no such file; openssl ec -pubout makes one")
     ]
 
 

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from stepladder import store
+from stepladder import signing, store
 from tests.faults.workshop import Workshop
 
 pytestmark = pytest.mark.slow
@@ -198,3 +200,89 @@ def test_equal_trainings_end_with_equal_manifests_that_name_all_that_determined_
     assert {"adapter_model.safetensors", "tokenizer.json", "stepladder.json", "history.jsonl"} <= told["files"].keys()
     made.works("train", *made.of("lora"), STEPLADDER_FRESH="1")
     assert file.read_bytes() == before
+
+
+def lengthened(file: Path) -> None:
+    file.chmod(0o644)
+    file.write_text(file.read_text() + "\n")
+
+
+WEIGHTS = "artifacts/model/model.safetensors"
+SIGNED = {  # what is done to a registered version -> what is said of it; a version's code runs where it is loaded
+    "its code changed": (lambda made: lengthened(made / "serving.py"), "Hash mismatch for 'serving.py'"),
+    "its weights changed": (lambda made: altered(made / WEIGHTS, "flipped"), "model.safetensors'"),
+    "its card changed": (lambda made: altered(made / "artifacts/model/README.md", "cut"), "artifacts/model/README.md'"),
+    "code added": (lambda made: made.joinpath("sitecustomize.py").touch(), "Extra files .*: sitecustomize.py"),
+    "its signature lost": (lambda made: made.joinpath("model.sig").unlink(), "model.sig: not there"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def signed(finished_workshop, empty_store, tmp_path_factory) -> Workshop:
+    """The finished project with a champion, registered and signed by a key of its own."""
+    made = finished_workshop.copy(tmp_path_factory.mktemp("signed") / "project")
+    (made.path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    board = json.loads((made.path / "reports/leaderboard.json").read_text())
+    board["registration"] |= {"passed": True, "candidate": "frozen"}  # tiny random models beat no baseline
+    (made.path / "reports/leaderboard.json").write_text(json.dumps(board))
+    key = ec.generate_private_key(ec.SECP256R1())
+    form, pem = serialization.PrivateFormat.PKCS8, serialization.Encoding.PEM
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (made.path / "private.pem").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    (made.path / "public.pem").write_bytes(public)
+    wanting(made, "null", "public.pem")
+    refused = made.run("register", *made.of("compare"))
+    assert refused.process.exitcode == 2 and f"name the private key: {signing.KEY}" in refused.said
+    made.works("register", *made.of("compare"), **{signing.KEY: "private.pem"})
+    (made.path / "asked.csv").write_text("input\na fine film\n")
+    return made
+
+
+def wanting(made: Workshop, old: str, new: str) -> None:
+    for file in (made.path / "build").glob("*.yaml"):
+        made.edit(f"build/{file.name}", f"public_key: {old}", f"public_key: {new}")
+
+
+@pytest.mark.fault("G8")
+@pytest.mark.capability(47)
+@pytest.mark.parametrize("kind", SIGNED)
+def test_a_version_that_is_not_as_it_was_signed_is_named_and_neither_loaded_nor_promoted(kind, signed, tally):
+    (version,) = (signed.path / "mlruns" / "models").glob("*/artifacts")
+    kept = signed.path / "kept"
+    shutil.copytree(version, kept)
+    change, told = SIGNED[kind]
+    words = {"predict": ("asked.csv", "answers.csv"), "promote": ("--to", "1"), "serve": (), "verify": ()}
+    try:
+        if kind == "its code changed":
+            assert "1 rows answered by" in signed.works("predict", *words["predict"])
+        change(version)
+        for stage in words if kind == "its code changed" else ("predict", "promote"):
+            done = signed.run(stage, *words[stage])
+            assert done.process.exitcode == 4 and "Traceback" not in done.said
+            (line,) = [line for line in done.said.splitlines() if line.startswith("error[4] models:/")]
+            assert re.search(told, line) and "python -m pipelines.promote --to N" in line, line
+            tally(tracebacks="Traceback" in done.said)
+        if kind == "its code changed":  # the negative control
+            wanting(signed, "public.pem", "null")
+            assert "1 rows answered by" in signed.works("predict", *words["predict"])
+            wanting(signed, "null", "public.pem")
+    finally:
+        shutil.rmtree(version)
+        kept.rename(version)
+
+
+@pytest.mark.fault("G8")
+def test_a_signed_version_carries_its_card_and_its_bill_and_is_verified_with_the_rest(signed):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+    from huggingface_hub import ModelCard
+
+    assert "every file is the one that was made" in signed.works("verify")
+    (folder,) = (signed.path / "mlruns" / "models").glob("*/artifacts/artifacts/model")
+    store.verify(folder)
+    data = ModelCard.load(folder / "README.md").data
+    scores = json.loads((signed.path / "metrics/frozen.json").read_text())["test"]
+    assert {result.metric_type: result.metric_value for result in data.eval_results}.items() <= scores.items()
+    text = (folder / "bom.json").read_text("utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert {"torch", "transformers", "mlflow"} <= {part["name"] for part in json.loads(text)["components"]}
