@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s where no server answers; MLflow's own 7 take 4 minutes
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # an overloaded server may ask for an hour
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 WRITTEN = ("assets", "data", "inputs", "logs", "metrics", "models", "predictions", "reports", "runs", "state", "tuned")

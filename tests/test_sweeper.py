@@ -151,3 +151,11 @@ def test_settings_of_the_sweeper_are_those_of_a_sweep_and_pass():
     (shape,) = schema._shapes("<sweeper>")
     known = {key.rstrip("?") for key in shape} - {"max_batch_size"}
     assert known == {key for key in StudySweeperConf.__dataclass_fields__ if not key.startswith("_")}
+
+
+def test_a_point_that_several_trials_of_a_batch_have_is_tried_once(tmp_path):
+    words = ("hydra.sweeper.n_jobs=4", "hydra.sweeper.n_trials=8", "hydra.sweeper.sampler=random")
+    done, found = sweep(tmp_path, *words, params={"x": "1,2"})
+    assert done.returncode == 0 and found["n_trials"] == 8 and len(tried(done)) == 8, done.stderr
+    folders = [int(path.name) for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert 2 <= len(folders) <= 4, "at most two points in each of two batches"

@@ -13,8 +13,13 @@ import yaml
 
 from tests.engines.test_workers import Crew
 from tests.stories.conftest import Project, surroundings
+from tests.stories.test_by_hand import runs_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),  # of SQLAlchemy, about MLflow's code
+]
 TFIDF = ("level=baseline", "model=tfidf", "data=sample_reviews", "split=stratified")
 SEARCH = ("-m", "pipelines.train", "-m", "hydra/sweeper=optuna", *TFIDF, "model.C=tag(log, interval(0.1, 10))")
 MODULES = {"joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
@@ -45,6 +50,11 @@ def test_the_same_sweep_by_each_launcher_has_the_same_trials_and_the_same_best(l
         pytest.skip(f"wants pip install -e '.[{launcher}]'")
     assert found[0] == local[0] and len(found[0]) == 3
     assert found[1]["best"] == local[1]["best"] and found[1]["n_trials"] == 3
+    runs = {run.info.run_id: run for run in runs_of(baselines)}
+    (parent,) = [run for run in runs.values() if run.info.run_name == launcher]
+    trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(trials) == 3 and parent.data.metrics["num_complete"] == 3
+    assert parent.data.metrics["val/accuracy"] == max(run.data.metrics["val/accuracy"] for run in trials)
 
 
 def test_ctrl_c_ends_a_sweep_with_code_75_and_the_same_command_goes_on(local, baselines):
