@@ -1,6 +1,7 @@
 """Launchers: the same sweep by each has the same trials and the same best point; one that is stopped goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def test_the_same_sweep_by_each_launcher_has_the_same_trials_and_the_same_best(l
     trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(trials) == 3 and parent.data.metrics["num_complete"] == 3
     assert parent.data.metrics["val/accuracy"] == max(run.data.metrics["val/accuracy"] for run in trials)
+
+
+def test_a_trial_in_a_process_of_its_own_is_pruned_by_its_study(baselines, tiny):
+    shutil.copytree(tiny, baselines.path / "state" / "tiny", dirs_exist_ok=True)
+    model = ("model=local_encoder", "model.asset.path=state/tiny/bert", "data=sample_reviews", "split=stratified")
+    trainer = ("trainer.max_epochs=2", "trainer.checks_per_epoch=4", "data.max_rows=120", "trainer.max_length=32")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.pruner=halving", "hydra.sweeper.sampler=grid")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "optimizer.learning_rate=2e-3,1e-6,1e-7,1e-8")
+    words = ("level=finetune", *model, "method=full", *trainer, *search, *launcher)
+    told = baselines.works("-m", "pipelines.train", "-m", *words)
+    assert "trial 4 of 4" in told and "-> pruned after" in told, told[-3000:]
 
 
 def test_ctrl_c_ends_a_sweep_with_code_75_and_the_same_command_goes_on(local, baselines):
