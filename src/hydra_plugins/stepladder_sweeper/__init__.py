@@ -176,8 +176,9 @@ class StudySweeper(Sweeper):
         first: dict[tuple, int] = {}
         for trial, point in asked:
             first.setdefault(tuple(_overrides(point)), trial.number)
-        jobs = [(*fixed, *words, f"hydra.sweep.subdir={number}") for words, number in first.items()]
-        folder = Path(self.config.hydra.sweep.dir).absolute()
+        folder = Path(self.config.hydra.sweep.dir).absolute()  # a worker of a cluster may stand elsewhere
+        place = _overrides({"hydra.sweep.dir": str(folder)})
+        jobs = [(*fixed, *words, *place, f"hydra.sweep.subdir={number}") for words, number in first.items()]
         for trial, point in asked:
             trial.set_user_attr("output", str(folder / str(first[tuple(_overrides(point))])))
         ended = dict(zip(first, self._jobs(jobs, asked[0][0].number), strict=True))
