@@ -13,6 +13,8 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+RAY := .venv-ray
+RAY_READY := $(RAY)/.ready
 PEERS := .venv-bench
 PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -34,8 +36,9 @@ story: $(READY)
 stories: $(READY)
 	pytest -m story
 
-engines: $(READY)
+engines: $(READY) $(RAY_READY)
 	pytest -m engine
+	$(RAY)/bin/python -m pytest -m engine tests/engines/test_launchers.py -k "ray and not array"
 
 faults: $(READY)
 	pytest -m "fault and not long" --scoreboard=docs/scoreboard.json
@@ -76,6 +79,12 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps -e .
 	$(VENV)/bin/dvc config --local core.site_cache_dir $(CURDIR)/state/dvc
+	touch $@
+
+$(RAY_READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(RAY)
+	grep -v -e ^cloudpickle== -e ^joblib== requirements.lock > $(RAY)/constraints.txt
+	$(RAY)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c $(RAY)/constraints.txt -e '.[dev,ray]'
 	touch $@
 
 $(PEERS_READY): requirements.lock benchmarks/requirements.txt pyproject.toml

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +31,11 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 13 s where no server answers; MLflow's own 7 take 4 minutes
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # an overloaded server may ask for an hour
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 WRITTEN = ("assets", "data", "inputs", "logs", "metrics", "models", "predictions", "reports", "runs", "state", "tuned")
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/", UserWarning)  # ours merge with the plugin's of that name
 INTERRUPTED, TERMINATED = 75, 143  # EX_TEMPFAIL of sysexits.h: try again; 128 + SIGTERM
 
 
@@ -76,8 +79,7 @@ def worded_stage(function: Callable[[argparse.ArgumentParser], None]) -> Callabl
 def _guarded(run: Callable[[bool], None]) -> None:
     """Run, and end the process with the code of what went wrong; a traceback only for those who asked for one."""
     wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    _settle(Path.cwd())
     from stepladder import interruption
 
     try:
@@ -92,6 +94,13 @@ def _guarded(run: Callable[[bool], None]) -> None:
         raise
     except Exception as error:
         sys.exit(_told(error, wanted))
+
+
+def _settle(folder: Path) -> None:
+    """Work where the command was typed and in its environment, which a worker of a running cluster does not share."""
+    os.chdir(folder)
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 def _end_with_parent() -> None:
@@ -142,15 +151,16 @@ def _hydra(function: Callable, name: str, wanted: bool) -> None:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # faults come here as they are, and _told says them
-    task = functools.partial(_job, function=function, many=words.multirun, wanted=wanted)
+    task = functools.partial(_job, function=function, many=words.multirun, wanted=wanted, folder=Path.cwd())
     task = functools.update_wrapper(task, function)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
 
 
-def _job(config, *, function: Callable, many: bool, wanted: bool) -> float | None:
+def _job(config, *, function: Callable, many: bool, wanted: bool, folder: Path) -> float | None:
     """Run one job; a fault ends a single run at once, while a grid goes on and fails in the end."""
     from stepladder import compose
 
+    _settle(folder)
     if logging.getLogger().level == logging.INFO:  # as Hydra sets it without hydra.verbose
         logging.getLogger().setLevel(logging.WARNING)  # of others' libraries
         logging.getLogger("stepladder").setLevel(logging.INFO)

@@ -25,7 +25,8 @@ def main(config: dict) -> float:
 
         hydra = HydraConfig.get()
         words = {key: hydra.sweeper.get(key) for key in ("storage", "study_name", "pruner")}
-        trial = by_hand.Trial(**words, number=hydra.job.num) if words["pruner"] not in (None, "none") else None
+        pruned = words["pruner"] not in (None, "none")
+        trial = by_hand.Trial(**words, number=int(hydra.sweep.subdir)) if pruned else None
         scores = by_hand.train(config, Path(hydra.runtime.output_dir), trial=trial)
     return scores[config["task"]["metric"]]
 

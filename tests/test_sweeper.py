@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stepladder import schema, spaces, study
+from stepladder import schema, shipped, spaces, study
 from tests.test_strict import typed_faults
 
 pytestmark = pytest.mark.slow
@@ -136,11 +136,21 @@ def test_importing_the_plugin_imports_neither_optuna_nor_torch_nor_stepladder():
         ("hydra.sweeper.sampler=tep", "expected grid or random or tpe"),
         ("hydra/sweeper=optima", "expected basic or optuna"),
         ("hydra.sweper.n_trials=3", "Did you mean 'sweeper'?"),
+        ("hydra/launcher=slurm", "or ray or submitit_slurm"),
+        ("hydra.launcher.timeout_mn=3", "Did you mean 'timeout_min'?"),
+        ("hydra.launcher.tasks_per_node=2", "expected int [1, 1]"),
     ],
 )
 def test_a_setting_of_the_sweeper_that_is_wrong_is_refused(word, told):
     (line,) = typed_faults(word, many=True)
     assert told in line
+
+
+def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(monkeypatch):
+    monkeypatch.setattr(shipped, "find_spec", lambda package: package != "hydra_plugins.hydra_submitit_launcher")
+    (line,) = typed_faults("hydra/launcher=submitit_slurm", many=True)
+    assert "hydra_submitit_launcher is not installed: pip install -e '.[slurm]'" in line
+    assert typed_faults("hydra/launcher=joblib", many=True) == []
 
 
 def test_settings_of_the_sweeper_are_those_of_a_sweep_and_pass():
@@ -151,3 +161,11 @@ def test_settings_of_the_sweeper_are_those_of_a_sweep_and_pass():
     (shape,) = schema._shapes("<sweeper>")
     known = {key.rstrip("?") for key in shape} - {"max_batch_size"}
     assert known == {key for key in StudySweeperConf.__dataclass_fields__ if not key.startswith("_")}
+
+
+def test_a_point_that_several_trials_of_a_batch_have_is_tried_once(tmp_path):
+    words = ("hydra.sweeper.n_jobs=4", "hydra.sweeper.n_trials=8", "hydra.sweeper.sampler=random")
+    done, found = sweep(tmp_path, *words, params={"x": "1,2"})
+    assert done.returncode == 0 and found["n_trials"] == 8 and len(tried(done)) == 8, done.stderr
+    folders = [int(path.name) for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert 2 <= len(folders) <= 4, "at most two points in each of two batches"

@@ -343,3 +343,30 @@ def test_a_study_is_a_child_of_its_candidates_run_and_its_trials_are_its_childre
     assert [run.data.metrics for run in trials] == [{"val/accuracy": 0.2}, {"val/accuracy": 0.1}, {}]
     assert [run.data.params["optimizer.learning_rate"] for run in trials] == ["0.1", "0.2", "0.9"]
     assert {run.data.tags["mlflow.source.git.commit"] for run in trials} == {"c0ffee"} and len(runs) == 5
+
+
+def test_a_typed_study_is_the_parent_of_its_trials_runs(place):
+    from optuna.trial import create_trial
+
+    from stepladder import sync
+
+    one, folders = tracker(), [str(place / "outputs" / number) for number in "01"]
+    runs = [one.tell(entry(key=folder, tags={"stepladder.output": folder})) for folder in folders]
+    stranger = one.tell(entry(key="other", tags={"stepladder.output": str(place / "outputs" / "2")}))
+    trials = [create_trial(value=0.5, user_attrs={"output": folder}) for folder in folders]
+    runtime = {"experiment": "tiny", "tracking_uri": None}
+    for _ in range(2):  # the same command again
+        sync.typed(runtime, "train-1", trials, params={"method.r": [4, 8]}, metrics={"val/accuracy": 0.5})
+    parents = [one.client.get_run(run).data.tags.get("mlflow.parentRunId") for run in (*runs, stranger)]
+    found = one.client.get_run(parents[0])
+    assert parents == [found.info.run_id] * 2 + [None] and found.info.run_name == "train-1"
+    assert found.data.metrics == {"val/accuracy": 0.5, "num_complete": 2, "num_pruned": 0, "num_failed": 0}
+
+
+def test_an_experiment_that_another_machine_makes_meanwhile_is_the_same(place, monkeypatch):
+    from mlflow import MlflowClient
+
+    first, known = tracker().experiment, MlflowClient.get_experiment_by_name
+    asked = iter([lambda *_: None, known])
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *words: next(asked)(*words))
+    assert tracker().experiment == first

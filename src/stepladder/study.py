@@ -94,7 +94,7 @@ def run(
             _evaluate(study, plan, evaluate, asked, total)
         if not asked:  # others have the rest in hand
             time.sleep(workers.WAIT_S)
-        elif left > 1:
+        elif left > len(asked):
             print(_progress(study, plan, total, before, time.monotonic() - began), flush=True)
     return finished(study)[:total]
 

@@ -157,6 +157,15 @@ def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float])
     return tracking.of(sections["runtime"]).tell(made)
 
 
+def typed(runtime: dict, name: str, trials: list, *, params: dict, metrics: dict[str, float]) -> None:
+    """Tell of a study that was typed, with the best that was reached; it becomes the parent of its trials' runs."""
+    states = [study.STATES[trial.state.name] for trial in trials]
+    numbers = {f"num_{state}": states.count(state) for state in study.STATES.values()}
+    tracker = tracking.of(runtime)
+    parent = tracker.tell(Entry(name=name, key=f"{name}-sweep", params=params, metrics=metrics | numbers))
+    tracker.adopt(parent, [trial.user_attrs["output"] for trial in trials if "output" in trial.user_attrs])
+
+
 def describe(sections: dict) -> dict[str, str]:
     """Return the tags that a person filters by."""
     names = {tag: (sections[tag] or {}).get("name", "none") for tag in TAGS}
@@ -182,7 +191,7 @@ def _named(sections: dict, files: dict, output: Path | None = None) -> Entry:
         name=sections["candidate"] or by_hand,
         key=f"{sections['candidate'] or 'by_hand'}-{candidates.key(sections, files)}",
         params=flat({key: value for key, value in sections.items() if key not in candidates.UNTRACKED}),
-        tags=words | ({"stepladder.output": output.as_posix()} if output else {}),
+        tags=words | ({tracking.OUTPUT: output.as_posix()} if output else {}),
     )
 
 

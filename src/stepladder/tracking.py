@@ -28,7 +28,7 @@ from requests import RequestException
 from stepladder import store
 from stepladder.errors import RemoteError
 
-KEY, DIGEST = "stepladder.key", "stepladder.digest"
+KEY, DIGEST, OUTPUT = "stepladder.key", "stepladder.digest", "stepladder.output"
 BATCH = 1000  # metrics a call, MLflow's own limit
 MAX_NAME = 250  # characters, MLflow's own limit
 
@@ -68,7 +68,7 @@ class Tracker:
             self.client = MlflowClient(self.uri)
             known = self.client.get_experiment_by_name(experiment)
             place = (root / "mlruns").as_uri() if self.uri.startswith("sqlite") else None
-            self.experiment = known.experiment_id if known else self.client.create_experiment(experiment, place)
+            self.experiment = known.experiment_id if known else self._new(experiment, place)
 
     def tell(self, entry: Entry, *, status: str = "FINISHED") -> str:
         """Make or complete the run of this entry and return its id; an entry told before changes nothing.
@@ -100,12 +100,28 @@ class Tracker:
             found = self.client.search_runs([self.experiment], " and ".join(["attributes.status = 'RUNNING'", *words]))
         return [Entry(run.info.run_name, run.data.tags[KEY], {}) for run in found if KEY in run.data.tags]
 
+    def adopt(self, parent: str, outputs: list[str]) -> None:
+        """Make the runs that were typed into these folders children of a run."""
+        with self.lock, self._answering():
+            for output in outputs:
+                for run in self.client.search_runs([self.experiment], f"tags.`{OUTPUT}` = '{output}'"):
+                    self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent)
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield
         except (MlflowException, RequestException) as error:
             raise RemoteError(f"{self.uri}: {' '.join(str(error).split())}") from error
+
+    def _new(self, experiment: str, place: str | None) -> str:
+        """Make an experiment, unless a process on another machine, which holds another lock, made it meanwhile."""
+        try:
+            return self.client.create_experiment(experiment, place)
+        except MlflowException:
+            if known := self.client.get_experiment_by_name(experiment):
+                return known.experiment_id
+            raise
 
     def _found(self, key: str):
         found = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)

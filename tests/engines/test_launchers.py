@@ -1,6 +1,7 @@
 """Launchers: the same sweep by each has the same trials and the same best point; one that is stopped goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,13 @@ import yaml
 
 from tests.engines.test_workers import Crew
 from tests.stories.conftest import Project, surroundings
+from tests.stories.test_by_hand import runs_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),  # of SQLAlchemy, about MLflow's code
+]
 TFIDF = ("level=baseline", "model=tfidf", "data=sample_reviews", "split=stratified")
 SEARCH = ("-m", "pipelines.train", "-m", "hydra/sweeper=optuna", *TFIDF, "model.C=tag(log, interval(0.1, 10))")
 MODULES = {"joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
@@ -45,6 +51,22 @@ def test_the_same_sweep_by_each_launcher_has_the_same_trials_and_the_same_best(l
         pytest.skip(f"wants pip install -e '.[{launcher}]'")
     assert found[0] == local[0] and len(found[0]) == 3
     assert found[1]["best"] == local[1]["best"] and found[1]["n_trials"] == 3
+    runs = {run.info.run_id: run for run in runs_of(baselines)}
+    (parent,) = [run for run in runs.values() if run.info.run_name == launcher]
+    trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(trials) == 3 and parent.data.metrics["num_complete"] == 3
+    assert parent.data.metrics["val/accuracy"] == max(run.data.metrics["val/accuracy"] for run in trials)
+
+
+def test_a_trial_in_a_process_of_its_own_is_pruned_by_its_study(baselines, tiny):
+    shutil.copytree(tiny, baselines.path / "state" / "tiny", dirs_exist_ok=True)
+    model = ("model=local_encoder", "model.asset.path=state/tiny/bert", "data=sample_reviews", "split=stratified")
+    trainer = ("trainer.max_epochs=2", "trainer.checks_per_epoch=4", "data.max_rows=120", "trainer.max_length=32")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.pruner=halving", "hydra.sweeper.sampler=grid")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "optimizer.learning_rate=2e-3,1e-6,1e-7,1e-8")
+    words = ("level=finetune", *model, "method=full", *trainer, *search, *launcher)
+    told = baselines.works("-m", "pipelines.train", "-m", *words)
+    assert "trial 4 of 4" in told and "-> pruned after" in told, told[-3000:]
 
 
 def test_ctrl_c_ends_a_sweep_with_code_75_and_the_same_command_goes_on(local, baselines):

@@ -97,9 +97,20 @@ class StudySweeper(Sweeper):
         ]
         results = {"study": name, "storage": str(place), "n_trials": len(trials), "best": solutions}
         OmegaConf.save(results, folder / "optimization_results.yaml")
+        if "runtime" in own and solutions:
+            self._track(name, trials, OmegaConf.to_container(own), space, solutions[0]["values"])
         for each in solutions:
             print(f"best of {len(trials)} trials: {each['params']} -> {each['values']}", flush=True)
         return results
+
+    def _track(self, name: str, trials: list, own: dict, space: list, best: list[float]) -> None:
+        """Tell the tracking store of the study, under which it then shows the runs of the trials."""
+        from stepladder import sync
+
+        cure = "the trials themselves are; the same command tells the study later"
+        said = {each.name: list(each.values) for each in space} | {"sampler": self.settings.sampler}
+        with sync.forgiving(cure):
+            sync.typed(own["runtime"], name, trials, params=said, metrics={f"val/{own['task']['metric']}": best[0]})
 
     def _space(self, arguments: list[str]) -> tuple[list, list[str]]:
         """Return the parameters that are searched and the overrides that are not; a word typed later wins."""
@@ -161,23 +172,24 @@ class StudySweeper(Sweeper):
         return f"{self.config.hydra.job.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def _launched(self, fixed: list[str], asked: list):
-        """Yield what each job returned or raised; jobs are numbered as their trials."""
-        batches: list[list] = []
-        for trial, point in asked:  # a launcher counts on from the first number
-            if not batches or batches[-1][-1][0].number != trial.number - 1:
-                batches.append([])
-            batches[-1].append((trial, point))
-        for batch in batches:
-            jobs = [(*fixed, *_overrides(point)) for _, point in batch]
-            for job in self._jobs(jobs, batch[0][0].number):
-                try:
-                    with redirect_stderr(
-                        StringIO()
-                    ):  # Hydra's line on a job that failed, which the trial's says better
-                        returned = job.return_value
-                    yield _number(returned)
-                except Exception as error:
-                    yield error
+        """Yield what each job returned or raised, in a folder numbered as its trial; equal points are tried once."""
+        first: dict[tuple, int] = {}
+        for trial, point in asked:
+            first.setdefault(tuple(_overrides(point)), trial.number)
+        folder = Path(self.config.hydra.sweep.dir).absolute()  # a worker of a cluster may stand elsewhere
+        place = _overrides({"hydra.sweep.dir": str(folder)})
+        jobs = [(*fixed, *words, *place, f"hydra.sweep.subdir={number}") for words, number in first.items()]
+        for trial, point in asked:
+            trial.set_user_attr("output", str(folder / str(first[tuple(_overrides(point))])))
+        ended = dict(zip(first, self._jobs(jobs, asked[0][0].number), strict=True))
+        for _, point in asked:
+            job = ended[tuple(_overrides(point))]
+            try:
+                with redirect_stderr(StringIO()):  # Hydra's line on a job that failed, which the trial's says better
+                    returned = job.return_value
+                yield _number(returned)
+            except Exception as error:
+                yield error
 
     def _jobs(self, jobs: list[tuple[str, ...]], first: int) -> list:
         """Return how jobs ended; where this process is to end, or one was lost with its machine, none goes on.
