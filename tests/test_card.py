@@ -47,12 +47,16 @@ def described(root: Path, name: str) -> None:
     """Add what stages fetch and train leave of a candidate to what a leaderboard reads of it."""
     config = yaml.safe_load((root / f"build/{name}.yaml").read_text())
     config |= {"seed": 1, "model": {**config["model"], "kind": "encoder", "asset": ARCHIVE}}
+    config |= {"optimizer": {"_target_": "torch.optim.AdamW", "learning_rate": 0.5}}
+    config |= {"trainer": {"batch_size": 32, "max_epochs": 3}}
     save(root / f"build/{name}.yaml", config)
+    won = {"optimizer": {"_target_": "torch.optim.AdamW", "learning_rate": 2e-4}}
+    save(root / f"tuned/{name}.yaml", {"sections": won, "key": "searched"})
     fetched = {"name": config["model"]["name"], "folder": "state/x", "licence": ARCHIVE["licence"]}
     save(root / f"assets/{name}.json", fetched | {"files": {"model.safetensors": "b" * 64}})
     folder = root / "models" / name
     facts = {"form": "classifier", "task": "classification", "labels": ["negative", HOSTILE], "reading": None,
-             "inference": {"max_length": 128}}  # fmt: skip
+             "inference": {"max_length": 128, "precision": "32-true"}}  # fmt: skip
     save(folder / "stepladder.json", json.loads((folder / "stepladder.json").read_text()) | facts)
     save(folder / "config.json", {"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
     store.seal(folder, versions={"torch": "2.13.0"})
@@ -92,6 +96,7 @@ def test_the_hub_reads_the_card_and_finds_licence_base_data_and_every_score(know
     assert first.dataset_revision == store.sha256(Path("data/reviews/test.parquet"))
 
 
+@pytest.mark.capability(47)
 def test_the_card_says_how_good_how_sure_how_weak_and_what_it_is_made_of(known):
     text = card.markdown(known)
     row, worst = known["row"], min(part["scores"]["lora"]["accuracy"] for part in known["board"]["slices"])
@@ -99,6 +104,8 @@ def test_the_card_says_how_good_how_sure_how_weak_and_what_it_is_made_of(known):
     assert f"accuracy {worst[0]:.3f} ({worst[1]:.3f} to {worst[2]:.3f})" in text
     assert f"off by {row['calibration']['before']['calibration_error']:.3f}" in text
     assert "- accuracy is 0.85 (low), wanted at least 0.8" in text
+    assert "| AdamW, learning rate 0.0002, batches of 32, at most 3 epochs, precision 32-true, seed 1 |" in text
+    assert "The candidate is `level=finetune model=minilm`." in text
     assert "1 to 29 words" in text and "Not asked: memorisation, openbookqa, retention" in text
     assert f"| git | `{known['revision']}` |" in text and f"git checkout {known['revision']}" in text
     for path, md5 in known["hashes"].items():
@@ -152,11 +159,15 @@ def test_a_model_of_its_own_weights_has_no_base_and_one_from_the_hub_the_hubs_na
     hub = {"kind": "hub", "id": "google/flan-t5-small", "revision": "c" * 40, "sha256": None}
     known["base"] = {**known["base"], "assets": [hub]}
     assert ModelCard(card.markdown(known)).data.base_model == "google/flan-t5-small"
+    known["base"]["name"] = "reviews"  # as a data set is called, conf/model/hub.yaml and conf/data/hub.yaml
+    refs = re.findall(r'"bom-ref": "(.*)"', materials.bill(known, Path("models/lora"), PACKAGES))
+    assert len(refs) == len(set(refs)) > 20
     known["base"] = None
     assert "all weights were trained here" in card.markdown(known)
     assert "base_model" not in card.front(known).to_dict()
 
 
+@pytest.mark.capability(47)
 def test_the_bill_is_valid_and_names_model_base_data_and_packages_with_hashes_and_licences(known):
     folder = Path("models/lora")
     text = materials.bill(known, folder, PACKAGES)
@@ -191,3 +202,22 @@ def test_the_bill_names_the_packages_that_pip_would_need_and_who_needs_them(know
     needs = {str(d.ref.value): {str(n.ref.value) for n in d.dependencies} for d in bom.dependencies}
     assert str(libraries["numpy"].purl) in needs[str(libraries["pandas"].purl)]
     assert str(libraries["mlflow"].purl) in needs["machine-learning-model:stepladder_reviews"]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "reading", "told"),
+    [
+        ("classification", ["a", "b`"], None, "one of `a`, `b'`, and how probable each is"),
+        (
+            "multilabel",
+            ["plot", "music"],
+            {"threshold": 0.5},
+            "those of `plot`, `music` that fit, and how probable each is",
+        ),
+        ("regression", None, {"scale": {"low": 1, "high": 5, "step": 1}}, "a number from 1 to 5"),
+        ("regression", None, {"scale": None}, "a number"),
+        ("generation", None, None, "a text"),
+    ],
+)
+def test_what_a_model_answers_is_said_for_every_task(task, labels, reading, told):
+    assert card.answers({"task": task, "labels": labels, "reading": reading}) == told

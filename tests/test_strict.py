@@ -466,6 +466,12 @@ def test_a_stage_is_asked_for_nothing_that_it_never_reads():
     assert "-1 is not allowed" in typed_faults("runtime.num_workers=-1", stage="prepare")[0]
 
 
+def test_a_public_key_that_is_not_there_is_refused_before_anything_is_trained():
+    (line,) = typed_faults("level=finetune", "model=minilm", "method=full", "runtime.public_key=keys/public.pem")
+    assert line == "command line: runtime.public_key: keys/public.pem: no such file; openssl ec -pubout makes one"
+    assert typed_faults("level=finetune", "model=minilm", "method=full", "runtime.public_key=LICENSE") == []
+
+
 @pytest.mark.parametrize("stage", ["assign", "sweep", "evaluate", "score", "probe", "compare", "register"])
 def test_a_stage_that_reads_a_composed_file_says_what_to_type(stage):
     stages = dialects.yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -95,17 +95,20 @@ def _component(kind, name: str, *, files: dict, licence: str | None, archives: I
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
+    ref = f"{kind.value}:{name}"
+
     def inner(path: str, sha256: str, **more) -> Component:
         digest = HashType(alg=HashAlgorithm.SHA_256, content=sha256)
-        return Component(type=ComponentType.FILE, name=path, bom_ref=f"{name}:{path}", hashes=[digest], **more)
+        return Component(type=ComponentType.FILE, name=path, bom_ref=f"{ref}:{path}", hashes=[digest], **more)
 
-    parts = [inner(path, sha256) for path, sha256 in files.items() if path not in {a["filename"] for a in archives}]
+    hashes = {asset["sha256"] for asset in archives}
+    parts = [inner(path, sha256) for path, sha256 in files.items() if sha256 not in hashes]
     for asset in archives:
         group, _, package = asset["package"].rpartition("/")  # of npm
         purl = PackageURL(asset["kind"], group or None, package, asset["version"])
-        parts.append(inner(asset["filename"], asset["sha256"], version=asset["version"], purl=purl))
+        parts.append(inner(asset["package"], asset["sha256"], version=asset["version"], purl=purl))
     held = {"licenses": _licences(licence), "components": parts}
-    return Component(type=kind, name=name, bom_ref=f"{kind.value}:{name}", **held, **options)
+    return Component(type=kind, name=name, bom_ref=ref, **held, **options)
 
 
 def _library(name: str):

@@ -70,8 +70,9 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if board["task"] == "language_modeling":
         reason = f"{name} models raw text and answers nothing; there is nothing to serve"
         return outcome | {"passed": False, "reason": reason}
-    client, private = champion.connect(name), signing.private_key(name)
+    client = champion.connect(name)
     key, version = _held(client, runs[name], model)
+    private = None if version else signing.private_key(name)
     if version is None or not client.get_model_version(model, version).aliases:
         outcome |= _against_champion(client, outcome, board)
         if not outcome["passed"]:

@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stepladder import signing, store
+from stepladder import provenance, signing, store
+from stepladder.report import card
 from tests.faults.workshop import Workshop
 
 pytestmark = pytest.mark.slow
@@ -272,7 +273,7 @@ def test_a_version_that_is_not_as_it_was_signed_is_named_and_neither_loaded_nor_
 
 
 @pytest.mark.fault("G8")
-def test_a_signed_version_carries_its_card_and_its_bill_and_is_verified_with_the_rest(signed):
+def test_a_signed_version_carries_its_card_and_its_bill_and_is_verified_with_the_rest(signed, monkeypatch):
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
     from huggingface_hub import ModelCard
@@ -286,3 +287,7 @@ def test_a_signed_version_carries_its_card_and_its_bill_and_is_verified_with_the
     text = (folder / "bom.json").read_text("utf-8")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert {"torch", "transformers", "mlflow"} <= {part["name"] for part in json.loads(text)["components"]}
+    monkeypatch.chdir(signed.path)
+    for name in ("zero_shot", "full", "lora", "scratch"):  # any of them may be the next one
+        told = ModelCard(card.markdown(provenance.of(name, "next", []))).data
+        assert told.model_name == f"next: {name}" and told.base_model == {"scratch": None}.get(name, told.base_model)

@@ -16,6 +16,7 @@ from stepladder.report.data import visible
 PIPELINES = {"causal": "text-generation", "seq2seq": "text2text-generation"}  # tags of the hub, by what answers
 COVERED = (0.5, 0.8, 1.0)  # shares of the surest answers that are told
 FILTERS = (text.score, text.gain, text.count, text.seconds, text.size, text.words)
+UNTOLD = ("candidate=", "gate.", "probe=", "runtime.")  # overrides that change nothing of a model
 ROLES = {"task": "the task", "mixture": "learnt along with it", "corpus": "raw text read before it"}
 
 
@@ -29,7 +30,13 @@ def markdown(known: dict) -> str:
     )
     environment.filters |= {function.__name__: function for function in (*FILTERS, cell, span)}
     told = {"front": front(known).to_yaml(), "measured": measured(known), "slices": slices(known), "roles": ROLES}
-    told |= {"answers": answers(known["description"]), "limits": limits(known), "licence": provenance.licence(known)}
+    told["words"] = [word for word in known["row"]["overrides"] if not word.startswith(UNTOLD)]
+    told |= {
+        "answers": answers(known["description"]),
+        "trained": trained(known),
+        "limits": limits(known),
+        "licence": provenance.licence(known),
+    }
     told |= {"price": known["board"]["prices"][known["candidate"]]["paid"], "required": gate.said}
     return environment.get_template("card.md").render(**known, **told)
 
@@ -104,6 +111,17 @@ def answers(description: dict) -> str:
     if description["task"] == "multilabel":
         return f"those of {labels} that fit, and how probable each is"
     return f"one of {labels}, and how probable each is" if labels else "a text"
+
+
+def trained(known: dict) -> str | None:
+    """Return in words what it was trained with, the values that a search chose among them; None for level prompt."""
+    optimizer, trainer, seed = (known["config"][key] for key in ("optimizer", "trainer", "seed"))
+    if not optimizer:
+        return None
+    steps = f"batches of {trainer['batch_size']}, at most {trainer['max_epochs']} epochs"
+    name, rate = optimizer["_target_"].rpartition(".")[2], optimizer["learning_rate"]
+    precision = known["description"]["inference"]["precision"]
+    return f"{name}, learning rate {rate:g}, {steps}, precision {precision}, seed {seed}"
 
 
 def cell(value: str) -> str:
