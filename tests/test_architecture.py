@@ -25,7 +25,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
     " fingerprints dialects report tokens provenance materials signing",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
-    " latency schema storages store workers integrity samplers spaces speech conversations",
+    " latency schema storages store workers integrity samplers spaces speech conversations templates",
     "disk numerics targets",
     "errors interruption",
 )

@@ -42,6 +42,12 @@ CASES = {
     "frozen numbers": ("finetune", "bert", "regression", {"method": {"name": "frozen"}}),
     "decoder numbers": ("finetune", "llama", "regression", {"method": LORA}),
     "prompt": ("prompt", "llama", "classification", {"prompt": {"num_shots": 1}, "trainer": {"max_length": 256}}),
+    "prompt calibrated": (
+        "prompt",
+        "llama",
+        "classification",
+        {"prompt": {"num_shots": 1, "content_free": ["N/A", ""]}, "trainer": {"max_length": 256}},
+    ),
     "prompt chats": (
         "prompt",
         "chat",
@@ -282,6 +288,25 @@ def test_not_one_example_that_fits_is_refused_with_the_cure(tiny, choose, tmp_pa
     sections = choose("prompt", "llama", prompt={"num_shots": 2}, trainer={"max_length": 24})
     with pytest.raises(ConfigError, match=r"not one example a class fits into half of trainer\.max_length=24 tokens"):
         levels.load("prompt")(sections, base=tiny / "llama").fit(short(20), short(8), state=tmp_path, log=print)
+
+
+def test_what_a_model_answers_to_nothing_is_divided_out(tiny, choose, tmp_path):
+    def shares(empty: list[str], texts: pl.DataFrame):
+        sections = choose("prompt", "llama", prompt={"content_free": empty}, trainer={"max_length": 256})
+        level = levels.load("prompt")(sections, base=tiny / "llama")
+        level.fit(short(20), short(8), state=tmp_path, log=print)
+        answers = level.predict(texts)
+        return answers["answer"].to_list(), answers["probabilities"].struct.unnest().to_numpy()
+
+    asked, nothing = short(12), short(2).with_columns(input=pl.Series(["N/A", ""]))
+    before, plain = shares([], asked)
+    after, calibrated = shares(["N/A", ""], asked)
+    _, prior = shares([], nothing)
+    expected = plain / prior.mean(0)  # the diagonal matrix of arXiv:2102.09690, section 3
+    assert calibrated == pytest.approx(expected / expected.sum(1, keepdims=True), abs=1e-5)
+    assert before != after, "no answer changed, so this would not be seen"
+    _, level = shares(["N/A"], nothing.head(1))
+    assert level == pytest.approx(0.5, abs=1e-5)
 
 
 def test_answers_have_several_lines_where_those_of_train_have(tiny, choose, tmp_path):

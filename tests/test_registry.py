@@ -53,6 +53,7 @@ CANDIDATES = {
     "prompted head": ("bert", "classification", {"method": PROMPT}),
     "halves": ("t5", "classification", {**TWO, "method": PREFIX}),
     "halves writer": ("t5", "generation", {**TWO, "method": LORA}),
+    "leaning": ("llama", "classification", {"prompt": {"content_free": ["N/A", ""]}}),
     "layers": ("bert", "classification", {"method": LAYERS}),
 }
 ASK = """
@@ -79,10 +80,11 @@ def place(empty_store, tiny, choose, tmp_path_factory) -> Path:
             for part, frame in parts.items():
                 records.write(frame, Path("data", task, f"{part}.parquet"))
             records.write_json(splits.assign(task, None), Path("inputs", f"{name}.json"))
-            sections = choose("finetune", model, task=task, **changes)
+            kind = "prompt" if name == "leaning" else "finetune"
+            sections = choose(kind, model, task=task, **changes)
             sections["task"] |= {"turns": True} if name == "talker" else {}
             records.write_text(yaml.safe_dump(sections), Path("build", f"{name}.yaml"))
-            level = levels.load("finetune")(sections, base=tiny / model)
+            level = levels.load(kind)(sections, base=tiny / model)
             level.fit(parts["train"], parts["val"], state=root / "state", log=lambda *_: None)
             level.save(Path("models", name))
             store.seal(Path("models", name))

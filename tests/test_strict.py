@@ -195,6 +195,11 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
         (PROMPT | {"set": {"prompt": {"template": "{input"}}}, "set.prompt.template", "is no template"),
         (PROMPT | {"set": {"prompt": {"separator": "x"}}}, "set.prompt.separator", "num_shots is 0"),
         (PROMPT | {"set": {"prompt": {"num_shots": 2}}}, "set.prompt.num_shots", "few_shot has at least 1"),
+        (
+            {"level": "finetune", "model": "smollm2", "method": "lora", "prompt": "calibrated"},
+            "prompt",
+            "level finetune with task classification is none",
+        ),
         (PROMPT | {"set": {"data": {"max_rows": 10}}}, "set.data.max_rows", "never reads a train row"),
         (PROMPT | {"decoding": "greedy"}, "decoding", "generates nothing"),
         (SCRATCH | {"corpus": "plain_englsh"}, "corpus", "neither data nor in datasets"),

@@ -29,6 +29,7 @@ class Prompt:
     head: str = ""  # of a chat: what stands before the first turn
     lead: str = " "  # between the question and the answer
     turns: bool = False  # an input may be a conversation, whose answered turns stand before the last question
+    prior: dict[str, float] = field(default_factory=dict)  # log of each label's share for inputs without content
     system: tuple[str, str] | None = None  # of a chat: what stands around a message of the system in `head`
 
     def question(self, text: str) -> str:

@@ -4,11 +4,9 @@ The sections must be well formed by themselves (schema.problems); of_candidate(f
 """
 
 import itertools
-import string
 from pathlib import Path
 
-from stepladder import fingerprints, schema, spaces
-from stepladder.errors import unknown
+from stepladder import fingerprints, schema, spaces, templates
 from stepladder.schema import Problem
 
 HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
@@ -55,7 +53,7 @@ def of_candidate(found: dict) -> list[Problem]:
     between = _broken(
         [*_answers(found), *_phases(found), *_methods(found), *_curriculum(found), *_probes(found), *_runtime(found)]
     )
-    return _uses(found) or _model(found) or [*between, *_prompt(found), *watched]
+    return _uses(found) or _model(found) or [*between, *templates.problems(found), *watched]
 
 
 def without_effect(found: dict, keys: set[str]) -> list[Problem]:
@@ -277,23 +275,3 @@ def _metric(key: str, metric: str, task: str) -> list[Problem]:
     fits = schema.constant("metrics", metric, "TASK")
     known = ", ".join(fingerprints.metrics(task))
     return [] if task in fits else [(key, f"{metric} scores {' and '.join(fits)}, not {task}; expected {known}")]
-
-
-def _prompt(found: dict) -> list[Problem]:
-    """Braces of a template or an instruction hold known fields alone, and the record is shown."""
-    if not found["prompt"]:
-        return []
-    labels = {"labels"} if found["task"]["name"] == "classification" else set()
-    text = found["prompt"].get("template", "{input}")  # a chat's is the model's own
-    template = _fields("prompt.template", text, {"answer_name", "input", "input_name"})
-    return template + _fields("task.instruction", found["task"].get("instruction") or "", labels)
-
-
-def _fields(key: str, text: str, known: set[str]) -> list[Problem]:
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
-    except ValueError as error:
-        return [(key, f"{text!r} is no template ({error}); double braces mean a brace")]
-    hidden = "input" in known and "input" not in fields
-    blind = [(key, "the template never shows the record; it needs {input}")] if hidden else []
-    return [(key, unknown("field", field, known)) for field in fields if field not in known] or blind

@@ -95,7 +95,9 @@ class Answers(mlflow.pyfunc.PythonModel):
             return [{"answer": self._on_scale(row[0])} for row in scores.float().tolist()]
         if self.saved["task"] == "multilabel":
             return [self._several(dict(zip(labels, row, strict=True))) for row in scores.float().sigmoid().tolist()]
-        shares = scores.float().softmax(-1).tolist()  # (rows, labels)
+        prior = (self.saved["prompt"] or {}).get("prior") or {}
+        leaning = torch.tensor([prior.get(label, 0.0) for label in labels], device=scores.device)
+        shares = (scores.float() - leaning).softmax(-1).tolist()  # (rows, labels)
         return [{"answer": labels[row.index(max(row))], **dict(zip(labels, row, strict=True))} for row in shares]
 
     def _several(self, shares: dict[str, float]) -> dict:

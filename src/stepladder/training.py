@@ -127,10 +127,10 @@ def predict(model, objective, records: pl.DataFrame, settings: Settings) -> pl.D
     share = getattr(objective, "share", None)
     model.eval()
     trainer = _trainer(settings)
+    learner = Learner(model, objective, settings)  # chooses the attention, also of what is shared
     if share:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             share(model.to(trainer.strategy.root_device), examples.rows)
-    learner = Learner(model, objective, settings)
     batches = _run(lambda: trainer.predict(learner, _sorted_loader(examples, objective, settings)))
     if share:
         objective.prefix = None

@@ -1,5 +1,6 @@
 """Level prompt: ask a language model as it is; the only thing taken from train is the few-shot examples."""
 
+import math
 from pathlib import Path
 
 import polars as pl
@@ -34,11 +35,23 @@ class Level(answering.LanguageLevel):
             base=store.shown(self.base),
         )
         self.answerer = answering.Answerer(model, tokenizer, description, runtime=self.sections["runtime"])
+        if prompt and (empty := self.sections["prompt"].get("content_free")):
+            description["prompt"]["prior"] = self._prior(empty)
+            self.answerer = answering.Answerer(model, tokenizer, description, runtime=self.sections["runtime"])
         total, _ = models.count(model)
         num_shots = len(prompt.shots) if prompt else 0
         self.facts = {"level": "prompt", "num_parameters": total, "num_trained_parameters": 0}
         self.facts |= {"rows_seen": num_shots, "examples_seen": 0, "tokens_seen": 0}
         return self.facts
+
+    def _prior(self, texts: list[str]) -> dict[str, float]:
+        """Return the log of the mean share that each label gets for inputs without content (arXiv:2102.09690, 3)."""
+        rows = {"id": list(map(str, range(len(texts)))), "input": texts}
+        asked = pl.DataFrame(rows).with_columns(pl.lit(None, pl.String).alias(name) for name in ("source", "target"))
+        (shares,) = self.answerer.predict(asked)["probabilities"].struct.unnest().mean().to_dicts()
+        said = ", ".join(f"{label} {share:.3f}" for label, share in shares.items())
+        print(f"without content: {said}", flush=True)
+        return {label: math.log(share) for label, share in shares.items()}
 
     def _prompt(self, train: pl.DataFrame, labels: list[str] | None, tokenizer, longest: int) -> Prompt | None:
         """Return the prompt with as many examples a class as leave half of max_length to the input, None for raw text.

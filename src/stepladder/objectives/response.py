@@ -97,7 +97,9 @@ class Objective:
         """Return the predictions of `records` in their order."""
         ordered = sorted(rows, key=lambda row: row["row"])
         if self.labels is not None:
-            return classified(records, np.stack([row["scores"] for row in ordered]).astype(np.float64), self.labels)
+            scores = np.stack([row["scores"] for row in ordered]).astype(np.float64)  # (rows, labels)
+            leaning = np.array([self.prompt.prior.get(label, 0.0) for label in self.labels])
+            return classified(records, scores - leaning, self.labels)
         answers = pl.Series("answer", [row["text"] for row in ordered], dtype=pl.String)
         return records.select("id", "source", "target").with_columns(answers)
 
