@@ -205,7 +205,9 @@ def test_a_tracking_store_that_fails_after_training_costs_a_line_and_not_the_tra
     assert line.startswith("warning: 1 values in the journal are not tracked (nothing://listens: ")
     assert line.endswith("; what was trained is kept; to track it: python -m pipelines.sync")
     records.write_json({}, Path("outputs", "model", "stepladder.json"))
-    assert by_hand.train({**config, "candidate": None}, Path("outputs")) == {"accuracy": 0.8}
+    typed = {**config, "candidate": None, "runtime": config["runtime"] | {"meter": True}}
+    assert by_hand.train(typed, Path("outputs")) == {"accuracy": 0.8}
+    assert json.loads(Path("outputs", "train.json").read_text())["energy_kwh"] > 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: 0 values in the journal are not tracked (nothing://listens: ")
 

@@ -31,7 +31,8 @@ def train(config: dict, output: Path, *, trial: Trial | None = None) -> dict[str
     chosen = candidates.Inputs(files, folder and store.root() / folder, asset["files"])
     report = _reporter(config, trial) if trial else None
     try:
-        with exporter.beside(config, files, output) as ended, runs.measured(output / "train.json") as cost:
+        measured = runs.measured(output / "train.json", metered=config["runtime"]["meter"])
+        with exporter.beside(config, files, output) as ended, measured as cost:
             parts = {"sections": config, "files": chosen, "cost": cost, "report": report}
             scores = candidates.fit_into(output / "model", output / "val.parquet", **parts)
             ended["scores"] = scores
