@@ -99,9 +99,9 @@ def _energy(facts: dict):
     Source: https://docs.codecarbon.io, offline; the country, which decides CO2 alone, is any. It raises nothing: where
     it fails, the energy is None and the work goes on.
     """
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     import codecarbon  # takes 0.2 CPU-s, and 0.7 where it has to look for the processor in its list
 
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it hears log_level
     options = {"output_methods": [], "log_level": "critical", "allow_multiple_runs": True, "tracking_mode": "process"}
     with codecarbon.OfflineEmissionsTracker(country_iso_code="USA", **options) as tracker:
         yield
