@@ -162,6 +162,8 @@ def test_a_model_of_its_own_weights_has_no_base_and_one_from_the_hub_the_hubs_na
     known["base"]["name"] = "reviews"  # as a data set is called, conf/model/hub.yaml and conf/data/hub.yaml
     refs = re.findall(r'"bom-ref": "(.*)"', materials.bill(known, Path("models/lora"), PACKAGES))
     assert len(refs) == len(set(refs)) > 20
+    known["base"]["licence"] = None
+    assert "| licence of the weights | not stated |" in card.markdown(known), "a base that lies on this machine"
     known["base"] = None
     assert "all weights were trained here" in card.markdown(known)
     assert "base_model" not in card.front(known).to_dict()
