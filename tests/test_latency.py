@@ -40,3 +40,10 @@ def test_slow_answers_are_asked_a_few_times_only(monkeypatch):
     monkeypatch.setattr(latency, "SECONDS", 0.01)
     found = latency.of(answering(0.01, 0.0, []), RECORDS.head(2))
     assert [(batch["rows"], batch["calls"]) for batch in found] == [(1, 3)]
+
+
+def test_a_batch_that_takes_long_is_the_last(monkeypatch):
+    monkeypatch.setattr(latency, "CALLS", (3, 3))
+    monkeypatch.setattr(latency, "SLOW_S", 0.05)
+    found = latency.of(answering(0.03, 0.01, []), RECORDS)
+    assert [batch["rows"] for batch in found] == [1, 4]

@@ -14,21 +14,24 @@ import polars as pl
 
 SIZES = (1, 4, 16, 64, 256)  # rows that are asked together
 CALLS = (3, 100)  # of each size: at least, at most
-SECONDS = 5.0  # for the calls of a size, as far as CALLS lets them
-FASTER = 1.1  # a larger batch is tried while the last one was that many times as fast
+SECONDS = 1.5  # for the calls of a size, as far as CALLS lets them
+FASTER = 1.1  # a larger batch is tried while the last one was that many times as fast,
+SLOW_S = 1.0  # and while a call of it took no longer
 
 
 def of(predict: Callable[[pl.DataFrame], pl.DataFrame], records: pl.DataFrame) -> list[dict]:
     """Return rows, calls, the median and 95th percentile of a call in seconds and rows a second, for growing batches.
 
-    The first call warms up and is not counted. The last batch is the first that is not worth its size, or all records.
+    The first call warms up and is not counted. The last batch is the first that is not worth its size or that takes
+    longer than SLOW_S, or all records.
     """
     found = []
     with contextlib.redirect_stdout(io.StringIO()):  # each call says what it does
         predict(records.head(1))
         for size in (size for size in SIZES if size <= len(records)):
             found.append(_timed(predict, records, size))
-            if len(found) > 1 and found[-1]["rows_per_second"] < FASTER * found[-2]["rows_per_second"]:
+            slower = len(found) > 1 and found[-1]["rows_per_second"] < FASTER * found[-2]["rows_per_second"]
+            if slower or found[-1]["p50"] > SLOW_S:
                 break
     return found
 
