@@ -154,7 +154,7 @@ def choose() -> Callable[..., dict]:
         prompt = {"name": "zero_shot", "template": "{input_name}: {input}\n{answer_name}:", "num_shots": 0}
         found = {
             "candidate": None, "seed": 7, "corpus": None, "level": {"name": level}, "split": None, "gate": None,
-            "data": {"name": "films", "max_rows": None},
+            "data": {"name": "films", "max_rows": None, "canaries": None},
             "task": {"name": task, **TASKS[task], **words},
             "model": {"name": model, "ngram_max": 2, "min_count": 1, "C": 1.0},
             "method": {"name": "full"} if level == "finetune" else None,

@@ -26,7 +26,7 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     " fingerprints dialects report tokens provenance materials signing",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
     " latency schema storages store workers integrity samplers spaces speech conversations templates",
-    "disk numerics targets",
+    "canaries disk numerics targets",
     "errors interruption",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

@@ -1,14 +1,17 @@
 """Probes: what they measure equals what others' libraries say of the same weights, and what is planted is found."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder import compose, levels, probes, probing, records, schema, splits
+from stepladder import canaries, compose, levels, probes, probing, records, schema, splits
 from stepladder.errors import ConfigError
 from tests.conftest import GOOD, LORA, sentences
 from tests.test_strict import BASE, HEADED, PROMPT, SMOLLM, faults
@@ -147,7 +150,7 @@ def test_the_stage_keeps_measures_and_the_outcome_of_each_item(place, base, tune
     chosen = {"data": "speeches", "max_rows": 6, "max_length": 64}
     config = {
         "candidate": "lora", "seed": 7, "gate": OPTIONS | {"min_difference": 0.0}, "level": {"name": "finetune"},
-        "data": {"max_rows": 20}, "probe": {"retention": chosen}, "runtime": {"meter": False},
+        "data": {"max_rows": 20, "canaries": None}, "probe": {"retention": chosen}, "runtime": {"meter": False},
         "code": {"level": "1", "objective": "2", "probe": {"retention": "3", "memorisation": "4"}},
     }  # fmt: skip
     probing.run(config)
@@ -360,6 +363,21 @@ def test_whole_words_are_swapped_and_keep_their_case(text, first, second):
     assert found.select("first", "second").rows() == ([(first, second)] if first else [])
 
 
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        ("It's a film that cannot end.", "It's a film that can't end.", "It is a movie that cannot end."),
+        ("Is it film's fault? Perhaps.", None, "Is it movie's fault? Maybe."),
+        ("Its filmic wholeness", None, None),
+    ],
+)
+def test_shipped_paraphrases_say_the_same_in_other_words(text, first, second):
+    shipped = yaml.safe_load(Path("conf/probe/swaps.yaml").read_text())["swaps"]["words"]
+    pairs = [pair for group, *pair in shipped if group == "paraphrase"]
+    found = probes.load("swaps").versions(pl.DataFrame({"input": [text]}), pairs)
+    assert found.select("first", "second").rows() == ([(first or text, second)] if second else [])
+
+
 def test_words_without_a_group_are_refused():
     with pytest.raises(ConfigError, match=r"words: \['he', 'she'\] is not allowed; expected \[group, first, second\]"):
         probes.load("swaps").measure(None, words=PAIRS, max_rows=5)
@@ -434,6 +452,44 @@ def test_what_was_learnt_by_heart_is_told_from_what_was_not(choose, learnt):
     answers = level.predict(train)
     first = rows.filter(target="member").join(answers, on="id").row(0, named=True)
     assert first["confidence"] == first["probabilities"][first["target_right"]]
+
+
+@pytest.mark.parametrize("number", [8, None], ids=["planted", "not planted"])
+def test_canaries_that_were_learnt_by_heart_are_told_from_those_that_were_not(choose, number):
+    train, test = sentences(80), sentences(40, seed=1)
+    level = by_heart(canaries.planted(train, number, seed=7), choose)
+    asked = dataclasses.replace(of(level, train, test), canaries=8)
+    found, rows = probes.load("memorisation").measure(asked, max_rows=500)
+    told = [found[f"exposure_{times}"]["value"] for times in canaries.TIMES]
+    planted = rows.filter(target="canary")
+    assert len(planted) == 3 * 8 and planted.filter(times=16)["exposure"].mean() == pytest.approx(told[2])
+    if number:
+        assert min(told) > 9
+    else:
+        assert all(found[f"exposure_{times}"]["low"] < 1.44 for times in canaries.TIMES) and max(told) < 2
+
+
+def test_planted_canaries_are_the_seeds_own_and_leave_the_train_rows_alone():
+    train = sentences(50)
+    rows, again, other = (canaries.planted(train, 5, seed=seed) for seed in (1, 1, 2))
+    assert rows.equals(again) and not rows.equals(other) and rows.schema == train.schema
+    made = rows.filter(pl.col("id").str.starts_with("canary"))
+    assert rows.filter(~pl.col("id").str.starts_with("canary")).sort("id").equals(train.sort("id"))
+    assert (
+        sorted(made["input"].value_counts()["count"]) == [1] * 5 + [4] * 5 + [16] * 5 and rows["id"].is_unique().all()
+    )
+    assert made.group_by("input").agg(pl.col("target").n_unique())["target"].max() == 1
+    assert canaries.planted(train, None, seed=1) is train
+
+
+def test_exposure_is_that_of_the_paper():
+    """log2 of how many there are, less log2 of the rank (Carlini et al. 2019, definition 7)."""
+    others = np.linspace(0, 1, 1023)
+    bits = canaries.exposure(np.array([2.0, (others[0] + others[1]) / 2, -1.0]), others)
+    assert bits == pytest.approx([10, 10 - np.log2(1023), 0])
+    chance = np.random.default_rng(3)
+    drawn = canaries.exposure(chance.random(4000), chance.random(1000))
+    assert drawn.mean() == pytest.approx(1 / np.log(2), abs=0.15)
 
 
 def test_raw_text_goes_by_its_bits_a_byte(choose):

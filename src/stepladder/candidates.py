@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import latency, levels, records, runs, store, work
+from stepladder import canaries, latency, levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
@@ -113,6 +113,7 @@ def fit(sections: dict, files: Inputs, *, made: Path, state: Path, report: Repor
     print(f"{sections['level']['name']}: {len(train):,} train and {len(val):,} val rows", flush=True)
     level = levels.load(sections["level"]["name"])(sections, base=files.base)
     sampled = sample(train, sections["data"]["max_rows"], sections["seed"])
+    sampled = canaries.planted(sampled, sections["data"]["canaries"], seed=sections["seed"])
     cost, before = {}, work.seconds(state)
     with (state / HISTORY).open("a") as history:
         print(file=history)  # ends the half line that a killed process may have left

@@ -80,6 +80,7 @@ def _asked(config: dict) -> Asked:
         data=candidates.Inputs(named, None, {}).read,
         archives={probe: _archive(name, asset) for probe, asset in assets.items()},
         base=files.base if level == "finetune" else None,
+        canaries=config["data"]["canaries"],
         options={key: config["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": config["seed"]},
     )
 

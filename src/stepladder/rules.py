@@ -9,6 +9,7 @@ from pathlib import Path
 from stepladder import fingerprints, schema, spaces, templates
 from stepladder.schema import Problem
 
+LIKELY = ("classification", "language_modeling")  # tasks whose answers tell how likely a record is
 HEADED = ("multilabel", "regression")  # tasks that a head answers, or a baseline
 ALWAYS = dict.fromkeys(("level", "runtime", "gate", "price", "seed"), True) | {"candidate": False, "probe": False}
 
@@ -34,6 +35,11 @@ def of_data(found: dict) -> list[Problem]:
         ({*words} - {*labels}, "task.labels", f"{', '.join(words)}: the labels of this data are {', '.join(labels)}"),
         (scale and scale["low"] >= scale["high"], "task.scale", "low must lie below high"),
         (len(words) < len(named), "task.labels", "a label stands there twice"),
+        (
+            data["canaries"] and task["name"] not in LIKELY,
+            "data.canaries",
+            f"their exposure goes by how likely a record is, which tasks {' and '.join(LIKELY)} tell",
+        ),
         (
             split["name"] == "stratified" and task["name"] == "multilabel",
             "split",
@@ -65,6 +71,7 @@ def without_effect(found: dict, keys: set[str]) -> list[Problem]:
         *((True, each.key, "the grid chooses it; take it off here or off the sweep") for each in grid or ()),
         (not shots, "prompt.separator", "it stands between examples, and num_shots is 0"),
         (level == "prompt" and not shots, "data.max_rows", "level prompt without examples never reads a train row"),
+        (level == "prompt", "data.canaries", "level prompt trains on no row"),
         (split != "column", "split.column", f"split {split} never reads a column"),
         (pacing == "step", "curriculum.duration", "pacing step goes by curriculum.steps"),
     ]

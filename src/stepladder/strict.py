@@ -11,6 +11,7 @@ from stepladder.compose import Word
 from stepladder.errors import ConfigError, unknown
 from stepladder.schema import Problem
 
+OWN_DATA = ("data.max_rows", "data.canaries")  # of the keys of data those that a candidate may set
 RESERVED = ("compare", "config", "data")  # names of files and folders beside those of the candidates
 TRACKED = ("data/raw/", "samples/")  # `deps` of stage prepare
 
@@ -111,7 +112,7 @@ def _row(name: str, row, named: set[str]) -> list[Problem]:
             if row[key] not in named:
                 found.append((f"{place}.{key}", f"{row[key]} is neither data nor in datasets; add it to datasets"))
         for word in compose.nested(row.get("set") or {}, f"{place}.set"):
-            if word.section in ("gate", "price", "split") or (word.section == "data" and word.key != "data.max_rows"):
+            if word.section in ("gate", "price", "split") or (word.section == "data" and word.key not in OWN_DATA):
                 cure = f"write it under the top-level set, or as a file in conf/{word.section}/"
                 found.append((word.place, f"{word.section} is the same for all candidates on a data set; {cure}"))
     return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import polars as pl
 
 from stepladder import statistics
@@ -24,7 +25,7 @@ class Asked:
 
     `read` gives the train records it saw or its test records, `data` the test part of another data set by its name;
     `archives` are the files of assets by the probe's name, `base` the folder of what was tuned, None where nothing was.
-    `options` are those of the intervals: confidence, num_resamples, seed.
+    `options` are those of the intervals: confidence, num_resamples, seed. `canaries`: how many of each kind it read.
     """
 
     level: object
@@ -33,6 +34,7 @@ class Asked:
     archives: dict[str, Path]
     base: Path | None
     options: dict
+    canaries: int | None = None
 
     @property
     def answerer(self):
@@ -52,6 +54,11 @@ class Asked:
         """Return by how much `rows` are better than `other` on the same items; below zero they are worse."""
         found = statistics.paired_difference((rows, other), _name(metric), **self.options)
         return {"value": found.pop("difference"), **found, "num_items": len(rows)}
+
+
+def numbers(rows: pl.DataFrame, values: np.ndarray) -> pl.DataFrame:
+    """Return numbers that are not negative as answers whose mean absolute error, from zero, is their mean."""
+    return rows.select("id", target=pl.lit(0.0), answer=pl.Series(values))
 
 
 def load(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ import polars as pl
 from stepladder import predictions
 from stepladder.errors import ConfigError
 from stepladder.metrics import accuracy, mean_absolute_error
-from stepladder.probes import Asked
+from stepladder.probes import Asked, numbers
 
 TASK = ("classification",)
 BECAUSE = "it compares the probabilities of labels, which task classification has"
@@ -76,16 +76,11 @@ def _measured(asked: Asked, first: pl.DataFrame, second: pl.DataFrame) -> dict:
     same = asked.measured(first.with_columns(target=second["answer"]), accuracy)
     flips = {"value": 1 - same["value"], "low": 1 - same["high"], "high": 1 - same["low"]}
     distance = np.abs(before - after).sum(1) / 2
-    measures = {"flips": same | flips, "gap": asked.measured(_numbers(first, distance), mean_absolute_error)}
+    measures = {"flips": same | flips, "gap": asked.measured(numbers(first, distance), mean_absolute_error)}
     for label in labels[1:] if len(labels) == 2 else labels:
-        sides = [_numbers(first, matrix[:, labels.index(label)]) for matrix in (before, after)]
+        sides = [numbers(first, matrix[:, labels.index(label)]) for matrix in (before, after)]
         measures[f"shift_{label}"] = asked.gain(*sides, mean_absolute_error)  # less is better: second minus first
     return measures
-
-
-def _numbers(rows: pl.DataFrame, values: np.ndarray) -> pl.DataFrame:
-    """Return numbers that are not negative as answers whose mean absolute error, from zero, is their mean."""
-    return rows.select("id", target=pl.lit(0.0), answer=pl.Series(values))
 
 
 def _cased(word: str, like: str) -> str:
