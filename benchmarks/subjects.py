@@ -44,7 +44,8 @@ class Work:
 def work(words: list[str], *, num_rows: int, num_val: int, threads: int) -> Work:
     """Return the work of a candidate that is chosen by Hydra's `words`, one of which is model=..."""
     model = next(word.partition("=")[2] for word in words if word.startswith("model="))
-    sections = compose.compose([*words, f"runtime.num_threads={threads}"])
+    found = compose.compose([*words, f"runtime.num_threads={threads}"])
+    sections = found | {"tasks": compose.tasks(found)}  # as a candidate that is typed by hand
     return Work(rows("train", num_rows), rows("val", num_val), sections, base(model))
 
 
