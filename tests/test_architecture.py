@@ -17,7 +17,7 @@ SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand asking probing",
     "candidates registry champion",
-    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study",
+    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study trials",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
     " signatures",
@@ -38,7 +38,7 @@ OWNERS = {
     "transformers": MODEL_FLOORS,
     "torch": MODEL_FLOORS,
     "hydra": {"compose", "spaces", "typed"},
-    "optuna": {"samplers", "storages", "study", "workers"},
+    "optuna": {"samplers", "storages", "study", "trials", "workers"},
 }
 MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 CODE = sorted([*SRC.rglob("*.py"), *PIPELINES.glob("*.py")])

@@ -1,5 +1,6 @@
 """The leaderboard: rows from files, choices on validation, an honest verdict, and files that people can read."""
 
+import base64
 import csv
 import itertools
 import json
@@ -34,6 +35,10 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
 
 RISKS = {"retention": {"gain": {"value": -0.025, "low": -0.031, "high": -0.018, "p_value": 0.001, "num_items": 200}}}
 PRICE = {"currency": "EUR", "machine_hour": 0.36, "gpu_hour": 0.0, "kwh": 0.5}
+SEARCH = {
+    "states": {"complete": 3, "pruned": 1}, "best": {"point": {"method.r": 8}, "score": 0.81},
+    "importance": {"method.r": 0.75, "optimizer.learning_rate": 0.25}, "untried": ["method.r: 32"],
+}  # fmt: skip
 LATENCY = [
     {"rows": 1, "calls": 40, "p50": 0.012, "p95": 0.02, "rows_per_second": 80.0},
     {"rows": 4, "calls": 40, "p50": 0.02, "p95": 0.03, "rows_per_second": 190.0},
@@ -110,6 +115,8 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     if name == "lora":
         spent = {"key": "searched", "seconds": 40.0, "earlier_seconds": 60.0, "trial_seconds": 96.0}
         save(root / f"runs/{name}/sweep.json", cost | spent)
+        save(root / f"reports/searches/{name}/search.json", SEARCH)
+        save(root / f"reports/searches/{name}/slices.svg", "<svg/>")
 
 
 def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
@@ -496,7 +503,8 @@ def test_the_page_stands_alone_and_can_be_read_aloud(board: dict) -> None:
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
     assert ("html", {"lang": "en"}) in tags and "prefers-color-scheme: dark" in html
     places = {attrs["id"] for _, attrs in tags if "id" in attrs}
-    assert not [attrs for _, attrs in tags if "src" in attrs]
+    assert not [attrs for _, attrs in tags if not attrs.get("src", "data:").startswith("data:")]
+    assert all(attrs.get("alt") for tag, attrs in tags if tag == "img")
     assert {attrs["href"].removeprefix("#") for _, attrs in tags if "href" in attrs} <= places
     assert "http" not in html and "url(" not in html
     assert all("scope" in attrs for tag, attrs in tags if tag == "th")
@@ -514,6 +522,23 @@ def test_what_probes_measured_stands_in_the_row_and_on_the_page(board: dict) -> 
     for row in without["rows"]:
         row["risks"] = {}
     assert "Beyond the test set" not in report.page(without)
+
+
+def test_a_search_stands_on_the_page_with_what_matters_and_what_is_untried(board: dict, root: Path, tmp_path) -> None:
+    assert list(board["searches"]) == ["lora"] and board["searches"]["lora"]["untried"] == ["method.r: 32"]
+    html = " ".join(report.page(board).split())
+    for words in ("3 complete, 1 pruned, best validation accuracy 0.810", "method.r 75 %", "Untried: method.r: 32."):
+        assert words in html
+    assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg/>").decode()}"' in html
+    assert "searches" not in re.findall(r"<h2 id=\"(\w+)\"", report.page(board | {"searches": {}}))
+    before = leaderboard.inputs(root, leaderboard.configured(root))
+    assert "reports/searches/lora/search.json" in before and "reports/searches/full/search.json" not in before
+
+
+def test_the_menu_names_the_sections_that_are_there(board: dict) -> None:
+    html = report.page(board)
+    named = re.findall(r'<a href="#(\w+)">', html)
+    assert named and set(named) == set(re.findall(r"<h2 id=\"(\w+)\"", html)) - {"val", "seeds", "elsewhere"}
 
 
 @pytest.mark.capability(49)

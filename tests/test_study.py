@@ -1,5 +1,6 @@
 """Study: points in Hydra's grammar, trials that depend on the seed and on what is finished, and no trial twice."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from stepladder import spaces, study
+from stepladder import spaces, study, trials
 from stepladder.errors import ConfigError, NumericsError
 
 NUMBERS = {"x": "interval(-5, 5)", "y": "tag(log, interval(1e-3, 1))", "z": "int(interval(1, 9))"}
@@ -64,7 +65,7 @@ DIES = """
 import os, signal, sys, time
 from pathlib import Path
 from tests import test_study
-from stepladder import spaces, study
+from stepladder import spaces, study, trials
 def slow(asked):
     for trial, point in asked:
         with open(sys.argv[2], "a") as tried:
@@ -178,11 +179,11 @@ def test_the_importance_of_each_parameter_is_told_the_same_each_time(tmp_path):
         study.Plan(5, "random", n_trials=30),
     )
     found = study.open_study(tmp_path / "a", "s", plan)
-    trials = study.run(found, space, plan, lambda asked: (10 * point["x"] + point["y"] for _, point in asked))
-    shares = study.importance(trials, plan)
+    tried = study.run(found, space, plan, lambda asked: (10 * point["x"] + point["y"] for _, point in asked))
+    shares = trials.importance(tried, plan)
     assert list(shares) == ["x", "y"] and shares["x"] > 0.9 and sum(shares.values()) == pytest.approx(1, abs=2e-3)
-    assert study.importance(trials, plan) == shares
-    assert study.importance(trials[:3], plan) == {} and study.importance(trials[:1] * 9, plan) == {}
+    assert trials.importance(tried, plan) == shares
+    assert trials.importance(tried[:3], plan) == {} and trials.importance(tried[:1] * 9, plan) == {}
 
 
 def test_a_study_does_not_go_on_in_another_space(tmp_path):
@@ -190,3 +191,57 @@ def test_a_study_does_not_go_on_in_another_space(tmp_path):
     study.run(found, spaces.of({"parameters": {"x": [1, 2]}}), plan, lambda asked: [0.0 for _ in asked])
     with pytest.raises(ConfigError, match=r"study s searches .* take another study_name"):
         study.run(found, spaces.of({"parameters": {"x": [1, 2, 3]}}), plan, lambda asked: [0.0 for _ in asked])
+
+
+def tried(tmp_path: Path, words: dict, score, *, n_trials: int, seed: int = 5) -> tuple:
+    space = spaces.of({"parameters": words})
+    plan = study.Plan(seed, "random", n_trials=n_trials, directions=("maximize",))
+    found = study.open_study(tmp_path / "a", "s", plan)
+    return study.run(found, space, plan, lambda asked: (score(point) for _, point in asked)), space, plan
+
+
+def test_what_no_trial_has_had_is_named(tmp_path):
+    words = {"method": "choice(lora, ia3, vera)", "x": "interval(0, 1)", "z": "range(1, 4)", "r": "int(interval(1, 9))"}
+    made, space, _ = tried(tmp_path, words, lambda point: point["x"], n_trials=3)
+    had = {each.key: sorted({trial.params[each.name] for trial in made}) for each in space}
+    lines = dict(line.split(": ", 1) for line in trials.untried(made, space))
+    assert set(lines.get("method", "").split(", ")) - {""} == {"lora", "ia3", "vera"} - {*had["method"]}
+    ends = sorted({0.0, *had["x"], 1.0})
+    low, high = max(itertools.pairwise(ends), key=lambda pair: pair[1] - pair[0])
+    assert lines["x"] == f"{low:g} to {high:g}, {high - low:.0%} of its range"
+    assert trials.untried([], space)[1] == "x: all of 0 to 1"
+
+
+@pytest.mark.parametrize("had", [[0.01], [0.1, 0.01, 0.001]])
+def test_a_gap_of_a_logarithmic_parameter_is_measured_in_powers(had):
+    space = spaces.of({"parameters": {"rate": "tag(log, interval(1e-3, 1e-1))"}})
+    drawn = {"rate": optuna.distributions.FloatDistribution(1e-3, 1e-1, log=True)}
+    made = [optuna.trial.create_trial(value=0.0, params={"rate": rate}, distributions=drawn) for rate in had]
+    assert trials.untried(made, space) == ["rate: 0.001 to 0.01, 50% of its range"]
+
+
+def test_neighbours_of_a_range_leave_nothing_untried(tmp_path):
+    made, space, _ = tried(tmp_path, {"z": "range(1, 4)"}, lambda point: point["z"], n_trials=40)
+    assert trials.untried(made, space) == []
+
+
+def test_a_search_is_drawn_with_all_its_parameters_and_the_same_each_time(tmp_path):
+    words = {"x": "interval(0, 1)", "y": "interval(0, 1)"}
+    made, space, plan = tried(tmp_path, words, lambda point: point["x"], n_trials=12)
+    told = trials.write(made, space, plan, tmp_path / "one")
+    trials.write(made, space, plan, tmp_path / "two")
+    files = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert files == ["coordinates.svg", "importance.svg", "search.json", "slices.svg"]  # no trial was validated twice
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    for file in files[:2] + files[3:]:
+        picture = (tmp_path / "one" / file).read_text()
+        assert ">x<" in picture and ">y<" in picture, file
+    assert told["best"]["score"] == max(trial.value for trial in made) and told["states"] == {"complete": 12}
+    assert json.loads((tmp_path / "one" / "search.json").read_text()) == told
+
+
+def test_one_trial_is_no_picture(tmp_path):
+    made, space, plan = tried(tmp_path, {"x": "interval(0, 1)"}, lambda point: point["x"], n_trials=1)
+    trials.write(made, space, plan, tmp_path / "one")
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["search.json"]

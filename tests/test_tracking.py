@@ -356,13 +356,14 @@ def test_a_typed_study_is_the_parent_of_its_trials_runs(place):
     runs = [one.tell(entry(key=folder, tags={"stepladder.output": folder})) for folder in folders]
     stranger = one.tell(entry(key="other", tags={"stepladder.output": str(place / "outputs" / "2")}))
     trials = [create_trial(value=0.5, user_attrs={"output": folder}) for folder in folders]
-    runtime = {"experiment": "tiny", "tracking_uri": None}
+    runtime, shown = {"experiment": "tiny", "tracking_uri": None}, {"slices.svg": "<svg/>"}
     for _ in range(2):  # the same command again
-        sync.typed(runtime, "train-1", trials, params={"method.r": [4, 8]}, metrics={"val/accuracy": 0.5})
+        sync.typed(runtime, "train-1", trials, params={"method.r": [4, 8]}, metrics={"val/accuracy": 0.5}, shown=shown)
     parents = [one.client.get_run(run).data.tags.get("mlflow.parentRunId") for run in (*runs, stranger)]
     found = one.client.get_run(parents[0])
     assert parents == [found.info.run_id] * 2 + [None] and found.info.run_name == "train-1"
     assert found.data.metrics == {"val/accuracy": 0.5, "num_complete": 2, "num_pruned": 0, "num_failed": 0}
+    assert Path(one.client.download_artifacts(parents[0], "slices.svg")).read_text() == "<svg/>"
 
 
 def test_an_experiment_that_another_machine_makes_meanwhile_is_the_same(place, monkeypatch):

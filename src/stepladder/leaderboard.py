@@ -32,6 +32,7 @@ from stepladder.report import leaderboard as report
 TRACKED = ("seed", "data", "task", "gate", "price", "candidates", "code")  # keys of build/compare/compare.yaml
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 TEST = "data/{0}/test.parquet"
+SEARCH = "reports/searches/{0}/search.json"  # of candidates that were searched
 READ = (
     ("configure", "build/{0}.yaml"),
     ("train", "models/{0}/stepladder.json"),
@@ -83,6 +84,7 @@ def assemble(root: Path, config: dict, *, partial: bool = False) -> dict:
     lost = {row["candidate"] for row in board["failed"]}
     rows = [_row(root, name) for name in config["candidates"] if name not in lost]
     board["prices"] = {row["candidate"]: ledger.price(root, row, config["price"]) for row in rows}
+    board["searches"] = {name: found for name in config["candidates"] if (found := _search(root, name))}
     board["elsewhere"] = [row for row in rows if row["data"] != board["data"]]
     scored = [row for row in rows if row["data"] == board["data"]]
     _refuse_without_baseline(board, scored)
@@ -97,7 +99,7 @@ def inputs(root: Path, config: dict) -> dict[str, str]:
     """Return {path: sha256} of what determines a leaderboard, as far as it is there: what stage compare tracks."""
     settings = json.dumps({key: config.get(key) for key in TRACKED}, sort_keys=True).encode()
     pieces = [path.format(name) for name in config["candidates"] for stage, path in READ if stage != "configure"]
-    pieces.append(TEST.format(config["data"]["name"]))
+    pieces += [TEST.format(config["data"]["name"]), *map(SEARCH.format, config["candidates"])]
     contents = {path: (root / path).read_bytes() for path in pieces if (root / path).exists()}
     contents["build/compare/compare.yaml"] = settings
     return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
@@ -237,6 +239,14 @@ def _row(root: Path, name: str) -> dict:
         "overrides": config.get("overrides") or [],
         "command": _command(name),
     }
+
+
+def _search(root: Path, name: str) -> dict | None:
+    """Return what is told of a candidate's search, with the files of its pictures; None where nothing was searched."""
+    file = root / SEARCH.format(name)
+    if not file.is_file():
+        return None
+    return _json(file) | {"pictures": {each.stem: str(each) for each in sorted(file.parent.glob("*.svg"))}}
 
 
 def _settings(config: dict) -> str:

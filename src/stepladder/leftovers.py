@@ -11,6 +11,7 @@ OF_CANDIDATES = (
     "predictions/val/*.parquet",
     "predictions/test/*.parquet",
     "reports/trials/*.parquet",
+    "reports/searches/*",
     "reports/probes/*.*",
     "models/*/stepladder.json",  # the whole folder: without this file it is none of ours
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import candidates, levels, metrics, records, runs, spaces, study, sweeps, work
+from stepladder import candidates, levels, metrics, records, runs, spaces, study, sweeps, trials, work
 from stepladder.errors import ConfigError, DataError, NumericsError
 
 Trial = Callable[[dict, dict], dict]  # composes a candidate again with {key: value} on top
@@ -20,21 +20,23 @@ LIMITS = ("n_trials", "max_failure_rate", "max_seconds")  # that say how far a s
 
 
 def sweep(config: dict, trial: Trial) -> None:
-    """Stage sweep: write tuned/<c>.yaml with the winning sections, whole, and reports/trials/<c>.parquet."""
+    """Stage sweep: write tuned/<c>.yaml with the winning sections, whole, and in reports/ trials and searches."""
     name, settled, rows = config["candidate"], {"sections": {}}, []
+    shown = Path("reports", "searches", name)
+    shown.mkdir(parents=True, exist_ok=True)
     if config["sweep"]:
         with runs.measured(Path("runs", name, "sweep.json"), metered=config["runtime"]["meter"]) as cost:
-            rows, won, importance = _searched(config, trial, cost)
+            rows, won, told = _searched(config, trial, cost, shown)
         settled = {"sections": _changed(trial(config, {}), trial(config, won)), "key": cost["key"]}
-        settled |= {"importance": importance} if importance else {}
+        settled |= {"importance": told["importance"]} if told["importance"] else {}
         settled |= {"reproducible": False} if config["sweep"].get("max_seconds") else {}
     records.write_text(yaml.safe_dump(settled, sort_keys=False), Path("tuned", f"{name}.yaml"))
     table = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema={"score": pl.Float64})
     records.write(table, Path("reports", "trials", f"{name}.parquet"))
 
 
-def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict, dict[str, float]]:
-    """Return a row for each trial, what the best of them changed in the candidate, and how much each key mattered."""
+def _searched(config: dict, trial: Trial, cost: dict, shown: Path) -> tuple[list[dict], dict, dict]:
+    """Return a row for each trial, what the best of them changed in the candidate, and what is told of them all."""
     name, files, more = config["candidate"], candidates.inputs(config), ("sweep", "options")
     space, plan = spaces.of(config["sweep"]), _plan(config)
     kept = config | {"sweep": {key: value for key, value in config["sweep"].items() if key not in LIMITS}}
@@ -42,14 +44,14 @@ def _searched(config: dict, trial: Trial, cost: dict) -> tuple[list[dict], dict,
     with work.at("sweep", name, where, basis=basis) as state:
         found = study.open_study(state / "study.log", name, plan)
         cost["earlier_seconds"] = round(study.seconds(found), 3)
-        trials = study.run(found, space, plan, partial(_evaluated, config, files, trial, state))
-    rows = [_row(each, space) for each in trials]
-    best = study.best(trials, plan.directions[0])
-    cost |= {"num_trials": len(rows), "trial_seconds": round(sum(each.user_attrs["seconds"] for each in trials), 3)}
-    cost["tokens"] = sum(each.user_attrs.get("tokens", 0) for each in trials)
+        tried = study.run(found, space, plan, partial(_evaluated, config, files, trial, state))
+    rows = [_row(each, space) for each in tried]
+    best = study.best(tried, plan.directions[0])
+    cost |= {"num_trials": len(rows), "trial_seconds": round(sum(each.user_attrs["seconds"] for each in tried), 3)}
+    cost["tokens"] = sum(each.user_attrs.get("tokens", 0) for each in tried)
     cost["key"] = candidates.key(config, files.files, more=more)
     print(f"best of {len(rows)} trials: {study.point(best, space)}", flush=True)
-    return rows, sweeps.changes(config, study.point(best, space)), study.importance(trials, plan)
+    return rows, sweeps.changes(config, study.point(best, space)), trials.write(tried, space, plan, shown)
 
 
 def _plan(config: dict) -> study.Plan:

@@ -15,7 +15,6 @@ from stepladder import samplers, spaces, storages, workers
 from stepladder.errors import BusyError, ConfigError, MachineError, NumericsError, StepladderError
 
 PRUNED = "KILLED"  # MLflow's word for the run of a pruned trial
-LEAST = 4  # finished trials from which an importance is told
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 SAID = ("sampler", "pruner", "n_trials", "enqueue", "max_failure_rate", "max_seconds")  # in a section sweep
 MACHINE = (OSError, MemoryError, MachineError, BusyError)  # faults that are no trial's: they end the search
@@ -130,25 +129,6 @@ def best(trials: list, direction: str):
         raise ConfigError(f"of {len(trials)} trials none came to an end; raise sweep.n_trials, or prune less")
     sign = 1 if direction == "maximize" else -1
     return max(found, key=lambda trial: (sign * trial.value, -trial.number))
-
-
-def importance(trials: list, plan: Plan) -> dict[str, float]:
-    """Return the share that each parameter which all trials have takes in how their scores differ, the largest first.
-
-    By fANOVA (Hutter et al. 2014, ICML), whose forest is seeded; empty where too few trials came to an end, where
-    none differs from another, and for one key alone.
-    """
-    import optuna
-
-    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    if len(done) < LEAST or len({trial.value for trial in done}) == 1:
-        return {}
-    study = optuna.create_study(direction=plan.directions[0])
-    study.add_trials(done)
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=plan.seed)
-    )
-    return {name: round(float(share), 3) for name, share in found.items()} if len(found) > 1 else {}
 
 
 def report(trial, value: float, step: int) -> None:

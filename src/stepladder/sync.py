@@ -118,7 +118,8 @@ def search(told: Entry, *, parent: str) -> Entry | None:
     best = max(scores) if metrics.load(metric).GREATER_IS_BETTER else min(scores)
     numbers = {f"num_{state}": sum(row["state"] == state for row in rows) for state in study.STATES.values()}
     named = {"name": f"{told.name}-sweep", "key": f"{told.key}-sweep", "params": flat(_config(told.name)["sweep"])}
-    return Entry(**named, metrics={f"val/{metric}": best, **numbers}, tags=_searched(told), parent=parent)
+    reached, shown = {f"val/{metric}": best, **numbers}, texts(Path("reports", "searches", told.name))
+    return Entry(**named, metrics=reached, texts=shown, tags=_searched(told), parent=parent)
 
 
 def trials(told: Entry, *, parent: str) -> list[Entry]:
@@ -157,12 +158,17 @@ def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float])
     return tracking.of(sections["runtime"]).tell(made)
 
 
-def typed(runtime: dict, name: str, trials: list, *, params: dict, metrics: dict[str, float]) -> None:
+def texts(folder: Path) -> dict[str, str]:
+    """Return {name: content} of what a folder says and shows of a search."""
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.*"))}
+
+
+def typed(runtime: dict, name: str, trials: list, *, params: dict, metrics: dict[str, float], shown: dict) -> None:
     """Tell of a study that was typed, with the best that was reached; it becomes the parent of its trials' runs."""
     states = [study.STATES[trial.state.name] for trial in trials]
     numbers = {f"num_{state}": states.count(state) for state in study.STATES.values()}
     tracker = tracking.of(runtime)
-    parent = tracker.tell(Entry(name=name, key=f"{name}-sweep", params=params, metrics=metrics | numbers))
+    parent = tracker.tell(Entry(name=name, key=f"{name}-sweep", params=params, metrics=metrics | numbers, texts=shown))
     tracker.adopt(parent, [trial.user_attrs["output"] for trial in trials if "output" in trial.user_attrs])
 
 

@@ -97,6 +97,10 @@ class StudySweeper(Sweeper):
         ]
         results = {"study": name, "storage": str(place), "n_trials": len(trials), "best": solutions}
         OmegaConf.save(results, folder / "optimization_results.yaml")
+        if len(plan.directions) == 1:
+            from stepladder import trials as told
+
+            told.write(trials, space, plan, folder / "search")
         if "runtime" in own and solutions:
             self._track(name, trials, OmegaConf.to_container(own), space, solutions[0]["values"])
         for each in solutions:
@@ -110,7 +114,9 @@ class StudySweeper(Sweeper):
         cure = "the trials themselves are; the same command tells the study later"
         said = {each.name: list(each.values) for each in space} | {"sampler": self.settings.sampler}
         with sync.forgiving(cure):
-            sync.typed(own["runtime"], name, trials, params=said, metrics={f"val/{own['task']['metric']}": best[0]})
+            reached = {f"val/{own['task']['metric']}": best[0]}
+            shown = sync.texts(Path(self.config.hydra.sweep.dir, "search"))
+            sync.typed(own["runtime"], name, trials, params=said, metrics=reached, shown=shown)
 
     def _space(self, arguments: list[str]) -> tuple[list, list[str]]:
         """Return the parameters that are searched and the overrides that are not; a word typed later wins."""

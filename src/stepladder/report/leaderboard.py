@@ -1,5 +1,6 @@
 """The leaderboard as files: JSON for programs, CSV for spreadsheets, a page, and a table and a picture to show."""
 
+import base64
 import io
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from stepladder.report.data import visible
 
 FACTS = ("num_parameters", "num_trained_parameters", "rows_seen", "num_train_rows")
 PRICES = ("sweep_seconds", "train_seconds", "examples_per_second", "model_bytes", "base_bytes")
+SEARCHES = {  # pictures of a search, as Optuna draws them
+    "coordinates": "Trials as lines through their settings",
+    "slices": "Score by setting",
+    "importance": "How much each setting matters",
+    "curves": "Validation score of each trial",
+}
 PAID = ("money", "energy", "latency")
 
 
@@ -80,8 +87,14 @@ def page(board: dict) -> str:
         "plain": "{:g}".format,
         "fastest": ledger.fastest,
     }
+    told |= {"titles": SEARCHES, "embedded": embedded}
     told |= {"between": comparison.between, "required": gate.said, "prices_of": board["price"]}
     return html.render(board, scale=scale, **told)
+
+
+def embedded(file: str) -> str:
+    """Return a picture as an address that holds its bytes."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
 
 
 def metric_names(board: dict) -> list[str]:
