@@ -2,15 +2,26 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from benchmarks import clocks, rounds, table
+from benchmarks import clocks, rounds, subjects, table
 from benchmarks.rounds import OURS, Contest, Pairing, Run
 
 ABOUT = {"clock": "CPU seconds", "threads": 1, "date": "2026-01-02", "versions": {"torch": "1.0"}, "load": 0.5}
 ABOUT |= {"machine": "x86_64, 2 cores", "family": "fits"}
+
+
+def test_a_work_has_every_section_of_a_composed_candidate(monkeypatch):
+    monkeypatch.setattr(subjects, "rows", lambda part, number: part)
+    monkeypatch.setattr(subjects, "base", Path)
+    work = subjects.work(["level=finetune", "model=minilm", "method=full"], num_rows=1, num_val=1, threads=3)
+    whole = yaml.safe_load(Path("build/full.yaml").read_text())
+    assert whole.keys() - work.sections.keys() == {"code", "options", "overrides"}  # which no level reads
+    assert work.sections["runtime"]["num_threads"] == 3
 
 
 def contest(*, peer=lambda work: Run(6.0, "b"), equal=True, absent=None, **more) -> Contest:
