@@ -348,3 +348,19 @@ def test_a_vocabulary_above_the_section_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"model\.vocab_size=4, but the tokenizer has 11 tokens"):
         models.llama(TINY_LLAMA | {"vocab_size": 4}, word_tokenizer(pad=True), seed=1)
+
+
+@pytest.mark.slow
+def test_the_last_positions_of_a_batch_are_one_product(tiny):
+    """torch multiplies a view of several rows one by one, each with its copy of the head's weights."""
+    import torch
+
+    from stepladder import models
+
+    model = models.causal(tiny / "llama")
+    model.get_output_embeddings().requires_grad_(False)  # as below an adapter
+    ids, sizes = torch.arange(24).reshape(4, 6) + 5, (model.config.hidden_size, model.config.vocab_size)
+    with torch.profiler.profile(record_shapes=True) as seen:
+        model(input_ids=ids, logits_to_keep=1)
+    shapes = [shape for each in seen.events() for shape in each.input_shapes]
+    assert [4, sizes[0]] in shapes and [4, *sizes] not in shapes

@@ -125,7 +125,16 @@ def _language_model(kind: type, folder: Path, dtype: torch.dtype, rounding: dict
     with opening(folder):
         model, report = kind.from_pretrained(folder, **rounding, **STRICT | {"dtype": dtype})
     require_backbone(folder, model, report, fresh_head=False)
+    model.get_output_embeddings().register_forward_pre_hook(_together)
     return model.eval()
+
+
+def _together(_head: torch.nn.Module, inputs: tuple) -> tuple:
+    """Lay out the last positions of a batch side by side: of a view torch copies the head's weights once a row.
+
+    Source: torch.matmul, which folds a batch into one product where that costs no copy of the smaller side.
+    """
+    return tuple(each.contiguous() for each in inputs)
 
 
 def llama(section: dict, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlamaForCausalLM:
