@@ -23,7 +23,7 @@ import transformers
 from benchmarks import limits, subjects
 from benchmarks.clocks import Clock, within
 from benchmarks.rounds import OURS, Contest, Pairing, Run
-from stepladder import compose, models, objectives, training, vocabulary
+from stepladder import adapting, compose, models, objectives, records, training, vocabulary
 from stepladder.batches import Batches
 from stepladder.levels import pretrain
 
@@ -76,9 +76,11 @@ def ours(work: Work, *, clock: Clock, precision: str = "auto") -> Run:
         within(clock, lightning.Trainer, "fit") as inner,
         within(clock, training, "fit") as outer,
     ):
-        level.base = Path(state) / "pretrained"
-        level._pretrain(work.texts["input"], work.texts.head(1), state=Path(state), log=log)
-        model = models.causal(level.base)
+        corpus, made = {"train": Path(state) / "train.parquet", "val": Path(state) / "val.parquet"}, Path(state) / "made"
+        records.write(work.texts, corpus["train"])
+        records.write(work.texts.head(1), corpus["val"])
+        level._pretrain(corpus, made=made, state=Path(state), log=log)
+        model = models.causal(made)
     inside, tokens = limits.weights(model) + limits.head(model), len(losses) * work.batch_size * LENGTH
     return Run(inner[0], losses, flops=limits.TRAIN * inside * tokens, beside=outer[0] - inner[0])
 
@@ -109,7 +111,8 @@ def _built(work: Work) -> tuple:
     learned = vocabulary.learn(work.texts["input"], vocab_size=section["vocab_size"], context_length=LENGTH)
     objective = objectives.load("language_modeling")(learned, task="language_modeling", max_length=LENGTH)
     packed = training.encode(objective, work.texts, train=True)
-    plan = pretrain.Level(work.sections, base=None)._settings(work.sections["level"]["pretraining"], LENGTH)
+    asked, optimizer = work.sections["level"]["pretraining"], work.sections["optimizer"]
+    plan = adapting.settings(work.sections, asked, LENGTH, optimizer)
     order = itertools.islice(Batches(packed.lengths, work.batch_size, seed=seed), plan.max_steps)
     batches = [torch.tensor([packed.rows[row]["ids"] for row in rows]) for rows in order]
     return models.llama(section, learned, seed=seed).train(), batches, plan
@@ -122,7 +125,8 @@ def _work(steps: int, batch_size: int, threads: int) -> Work:
         f"level.pretraining.max_tokens={steps * batch_size * LENGTH}",
         f"level.pretraining.batch_size={batch_size}",
     ]
-    return Work(compose.compose(words), subjects.rows("train", 4000), batch_size)
+    raw = subjects.rows("train", 4000).with_columns(target=pl.lit(None, pl.String))
+    return Work(compose.compose(words), raw, batch_size)
 
 
 def _agree(mine: str) -> Callable[[dict, dict], tuple[bool, str]]:

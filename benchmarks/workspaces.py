@@ -36,4 +36,4 @@ def assign(folder: Path, candidate: str, parts: dict[str, Path]) -> None:
     """Write which files a candidate reads, as stage assign does."""
     (folder / "inputs").mkdir(exist_ok=True)
     files = {part: {"path": str(path), "sha256": store.sha256(path)} for part, path in parts.items()}
-    (folder / "inputs" / f"{candidate}.json").write_text(json.dumps({**files, "corpus": None}))
+    (folder / "inputs" / f"{candidate}.json").write_text(json.dumps({**files, "corpus": None, "mixture": {}}))
