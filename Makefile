@@ -7,7 +7,7 @@
 # make faults  every fault that is injected, and docs/scoreboard.json      make soak  1,000 random kills over all stages
 # make capabilities   the table of what passing tests show, docs/capabilities.md and .json
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
-# make judge   exported models asked by the LM Evaluation Harness over the same test rows
+# make judge   exported models asked by the LM Evaluation Harness over the same test rows, the page by axe-core
 # make study   every method on the same rows at three seeds, in a clone: docs/methods.md and .png (hours on a slow core)
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
@@ -21,12 +21,12 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story study stories engines faults soak capabilities check lint signatures bare-stack judge bench bench-full
+.PHONY: run proof test story study forgetting stories engines faults soak capabilities check lint signatures bare-stack judge bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
 test: $(READY)
-	pytest -m "not story and not finished and not fault and not engine and not judge"
+	pytest -n auto --maxprocesses 4 --dist loadfile -m "not story and not finished and not fault and not engine and not judge"
 
 proof: $(READY)
 	pytest -m finished

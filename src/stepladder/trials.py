@@ -79,6 +79,8 @@ def draw(found: list, plan: study.Plan, folder: Path, shares: dict[str, float]) 
             axes = getattr(optuna.visualization.matplotlib, plot)(drawn, **options)
             figure = plt.gcf() if hasattr(axes, "__len__") else axes.figure
             figure.set_size_inches(INCHES)
+            for legend in filter(None, (each.get_legend() for each in figure.axes)):
+                legend.remove()  # one line a trial
             figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
             plt.close(figure)
 
