@@ -19,7 +19,7 @@ from stepladder.errors import MachineError
 from stepladder.learner import build
 
 LONG_S = 600  # a training longer than this is told how to be shorter
-LONG_ENOUGH_S = 1.0  # of trying: a step that takes that long needs no warming up
+LONG_ENOUGH_S = 5.0  # of trying: the first of shorter steps is slow, while kernels are made for its shapes
 GROUP = Path("/sys/fs/cgroup")  # of this process within a container: memory.max and memory.current, in bytes
 
 
