@@ -9,6 +9,8 @@
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
 # make judge   exported models asked by the LM Evaluation Harness over the same test rows, the page by axe-core
 # make study   every method on the same rows at three seeds, in a clone: docs/methods.md and .png (hours on a slow core)
+# make study-forgetting   what each method makes a language model forget: docs/forgetting.md (half an hour)
+# make study-domains   an adapter for each of three domains, combined, against one on their union: docs/domains.md
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)
 PYTHON ?= python3
@@ -21,7 +23,7 @@ PEERS_READY := $(PEERS)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run proof test story study forgetting stories engines faults soak capabilities check lint signatures bare-stack judge bench bench-full
+.PHONY: run proof test story study stories engines faults soak capabilities check lint signatures bare-stack judge bench bench-full
 run: $(READY)
 	@code=0; dvc repro --keep-going || code=$$?; python -m pipelines.verdict && exit $$code
 
@@ -68,6 +70,13 @@ study: $(READY)
 	mkdir -p state/study/state && ln -sfn $(CURDIR)/state/store state/study/state/store
 	cd state/study && git checkout -q -- . && git pull -q && sed -i '/^studies/d' .dvcignore && dvc repro studies/methods/dvc.yaml
 	cp state/study/docs/methods.* docs/
+
+study-%: $(READY)
+	test -d state/$@ || git clone -q . state/$@
+	mkdir -p state/$@/state && ln -sfn $(CURDIR)/state/store state/$@/state/store
+	cd state/$@ && git checkout -q -- . && git pull -q && cp studies/$*/params.yaml . && dvc repro
+	cd state/$@ && python -m studies.$*.table
+	cp state/$@/docs/$*.* docs/
 
 lint: $(READY)
 	ruff check . && ruff format --check .
