@@ -59,6 +59,7 @@ def _by_itself(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         torch.set_num_threads(1)
         folder = request.getfixturevalue("tmp_path_factory").getbasetemp() / "kept"
         monkeypatch.setattr("stepladder.store.kept", lambda kind: folder / kind)
+        monkeypatch.setattr("stepladder.forecast.TRIED", {})
         if request.path.name != "test_float32.py":
             monkeypatch.setattr("stepladder.float32.exact", lambda: False)
 

@@ -365,6 +365,21 @@ def test_accumulated_batches_give_the_weights_of_one_large_batch(tiny, tmp_path)
     assert large.values("train/loss") == pytest.approx(small.values("train/loss"), abs=1e-5)
 
 
+def test_fits_that_are_alike_are_tried_once(tiny, tmp_path, monkeypatch, capsys):
+    """As the trials of a search over rates are; another batch size is another thing."""
+    from stepladder import forecast
+
+    tried, seconds = [], forecast._seconds
+    monkeypatch.setattr(forecast, "_seconds", lambda *given: tried.append(1) or seconds(*given))
+    told = []
+    for number, settings in enumerate(({}, {"seed": 0}, {"batch_size": 4})):
+        Run(tiny, tmp_path / str(number), settings=settings).fit()
+        lines = capsys.readouterr().out.splitlines()
+        told.append((len(tried), next(line for line in lines if line.startswith("to train: "))))
+    assert [number for number, _ in told] == [1, 1, 2]
+    assert told[0][1].split(" s and")[0] == told[1][1].split(" s and")[0] != told[2][1].split(" s and")[0]
+
+
 @pytest.mark.parametrize(("form", "method"), [("bert", None), ("llama", LORA)])
 def test_gradient_checkpointing_keeps_less_and_changes_no_loss(form, method, tiny, tmp_path):
     import torch

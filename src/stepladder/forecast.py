@@ -18,7 +18,9 @@ from stepladder.batches import Batches
 from stepladder.errors import MachineError
 from stepladder.learner import build
 
+TRIED: dict[tuple, tuple] = {}  # what was measured in this process of fits that are alike: trials of a search are
 LONG_S = 600  # a training longer than this is told how to be shorter
+TRIES, SHARE = 3, 0.06  # steps that are tried, at most, also as a share of those of the training
 LONG_ENOUGH_S = 5.0  # of trying: the first of shorter steps is slow, while kernels are made for its shapes
 GROUP = Path("/sys/fs/cgroup")  # of this process within a container: memory.max and memory.current, in bytes
 
@@ -39,16 +41,28 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
     trained = [weight for weight in learner.parameters() if weight.requires_grad]
     moved = _moved_bytes(learner.settings.optimizer, trained)
     _require(moved, free, "the gradients and the optimizer", microbatches.ADVICE)
-    with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
-        saved = _within_memory(learner, batch, saved_bytes) * largest / middle
-        learner.parts = _parts(moved, saved, free, parts=learner.parts, rows=sampler.batch_size)
-        forward, whole = _within_memory(learner, batch, _seconds)
     settings = learner.settings
+    alike = (*_kind(learner), moved, middle, largest, sampler.batch_size, str(device), torch.get_num_threads())
+    saved, parts, forward, whole = TRIED.get(alike, (0.0, learner.parts, 0.0, 0.0))
+    learner.parts = _parts(moved, saved, free, parts=max(parts, learner.parts), rows=sampler.batch_size)
+    if alike not in TRIED:
+        with torch.random.fork_rng(), trainer.precision_plugin.forward_context():
+            saved = _within_memory(learner, batch, saved_bytes) * largest / middle
+            learner.parts = _parts(moved, saved, free, parts=learner.parts, rows=sampler.batch_size)
+            forward, whole = _within_memory(learner, batch, _seconds)
+        TRIED[alike] = (saved, learner.parts, forward, whole)
     epochs = learner.total_steps / len(sampler) if settings.max_steps < 0 else 1
     seconds = whole * learner.total_steps + forward * sum(val) / middle * epochs * settings.checks_per_epoch
     weights = sum(weight.numel() * weight.element_size() for weight in trained)  # the best of them come back in the end
     size = _peak(device) + (1 - middle / largest) * saved / learner.parts + weights
     return told(rows=len(train), tokens=sum(train), steps=learner.total_steps, seconds=seconds, size_bytes=size)
+
+
+def _kind(learner) -> tuple:
+    """Return what decides, beside the sizes of a batch, what a step of training takes."""
+    settings, count = learner.settings, sum(weight.numel() for weight in learner.parameters())
+    said = (settings.precision, settings.gradient_checkpointing, settings.attention, settings.compile)
+    return (*said, settings.optimizer["_target_"], type(learner.model), type(learner.objective), count)
 
 
 def told(*, rows: int, tokens: int, steps: int, seconds: float, size_bytes: float) -> str:
@@ -138,8 +152,8 @@ def _require(needed: float, free: int, what: str, advice: str) -> None:
 def _seconds(learner, batch: dict, parts: int) -> tuple[float, float]:
     """Return the seconds of a batch forwards, and of its whole step."""
     optimizer = build(learner.settings.optimizer | {"learning_rate": 0.0}, learner.model)  # moves nothing
-    forward, whole = [], []
-    while len(whole) < 3 and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
+    forward, whole, most = [], [], min(TRIES, max(1, int(SHARE * learner.total_steps)))
+    while len(whole) < most and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
         started = time.perf_counter()
         loss = learner.loss(batch, parts)
         computed = time.perf_counter()
