@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from stepladder import statistics, verdict
+from stepladder import metrics, statistics, verdict
 
 ROOT = Path(__file__).parents[1]
 GATE = yaml.safe_load((ROOT / "conf/gate/default.yaml").read_text(encoding="utf-8"))
@@ -32,41 +32,47 @@ BLUE, GREEN, GREY, RED = "#3b5bdb", "#0b7261", "#667085", "#c92a2a"
 
 
 def main(number: int) -> None:
-    """Simulate the null, gains at 2,000 rows by one and four challengers, and a gain of 3 points at other sizes."""
+    """Simulate the null, gains at 2,000 rows by one and four challengers, and a gain of 3 points at other sizes.
+
+    The null and what is claimed are simulated for macro F1 as well, which is no mean over rows.
+    """
     jobs = [(0.0, size, MOST) for size in (NUM_TEST, SIZES[0])]
     jobs += [(gain, NUM_TEST, challengers) for challengers in (1, MOST) for gain in GAINS]
     jobs += [(0.03, size, 1) for size in SIZES]
+    jobs = [(*job, "accuracy") for job in jobs] + [(0.0, NUM_TEST, MOST, "macro_f1"), (*CLAIM, "macro_f1")]
     rows = []
-    for gain, size, challengers in jobs:
+    for gain, size, challengers, metric in jobs:
         seeds = range(number * (1 if gain and (gain, size, challengers) != CLAIM else 4))
-        outcomes = [outcome(gain, size, [size, round(1000 * gain), seed], challengers) for seed in seeds]
-        rows.append({"gain": gain, "test_rows": size, "challengers": challengers} | told(outcomes))
+        outcomes = [outcome(gain, size, [size, round(1000 * gain), seed], challengers, metric) for seed in seeds]
+        rows.append({"metric": metric, "gain": gain, "test_rows": size, "challengers": challengers} | told(outcomes))
         print(json.dumps(rows[-1]), flush=True)
     facts = {"accuracy": ACCURACY, "correlation": round(correlation(), 3), "gate": GATE, "rows": rows}
     place = ROOT / "benchmarks/results/null_and_power.json"
     place.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    draw(rows, place.with_suffix(".png"))
+    draw([row for row in rows if row["metric"] == "accuracy"], place.with_suffix(".png"))
 
 
-def outcome(gain: float, num_test: int, seed: list[int], challengers: int, gate: dict = GATE) -> str:
+def outcome(
+    gain: float, num_test: int, seed: list[int], challengers: int, metric: str = "accuracy", gate: dict = GATE
+) -> str:
     """Return how a leaderboard ends of which the last challenger is better by `gain`: BASELINE, REFUSED or PROMOTED."""
     rng = np.random.default_rng(seed)
-    val, test = (right(rng, size, gain, challengers) for size in (num_test // 2, num_test))
+    val, test = ([*map(frame, right(rng, size, gain, challengers))] for size in (num_test // 2, num_test))
     names = ["baseline", *(f"challenger {place}" for place in range(challengers))]
     rows = [
         {
             "candidate": name,
             "level": "finetune" if place else "baseline",
             "num_parameters": place,
-            "score": {"val": score},
+            "score": {"val": metrics.load(metric).compute(answers)},
         }
-        for place, (name, score) in enumerate(zip(names, val.mean(axis=1), strict=True))
+        for place, (name, answers) in enumerate(zip(names, val, strict=True))
     ]
     ranked = verdict.ranked(rows, greater_is_better=True)
     if ranked[0]["candidate"] == "baseline":
         return BASELINE  # what test says of it is not asked
     options = {"num_resamples": gate["num_resamples"], "seed": 42}
-    pair = {name: ("accuracy", frame(test[names.index(name)])) for name in (ranked[0]["candidate"], "baseline")}
+    pair = {name: (metric, test[names.index(name)]) for name in (ranked[0]["candidate"], "baseline")}
     one, other = statistics.resampled(pair, **options).values()
     gap = one.better_than(other)
     low, high = statistics.ends(gap, gate["confidence"])
@@ -87,8 +93,12 @@ def right(rng: np.random.Generator, num_rows: int, gain: float, challengers: int
 
 
 def frame(right: np.ndarray) -> pl.DataFrame:
-    """Return predictions that are right in these rows, as far as accuracy reads them."""
-    return pl.DataFrame({"target": np.ones(len(right), dtype=int), "answer": right.astype(int)})
+    """Return predictions that are right in these rows, of two labels in turn."""
+    target = np.arange(len(right)) % 2
+    words = np.array(["bad", "good"])
+    answer = np.where(right, target, 1 - target)
+    shares = pl.struct(bad=1.0 - pl.lit(pl.Series(answer)), good=pl.lit(pl.Series(answer)) * 1.0)
+    return pl.select(pl.Series("target", words[target]), pl.Series("answer", words[answer]), probabilities=shares)
 
 
 def correlation() -> float:
