@@ -116,7 +116,6 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
         spent = {"key": "searched", "seconds": 40.0, "earlier_seconds": 60.0, "trial_seconds": 96.0}
         save(root / f"runs/{name}/sweep.json", cost | spent)
         save(root / f"reports/searches/{name}/search.json", SEARCH)
-        save(root / f"reports/searches/{name}/slices.svg", "<svg/>")
 
 
 def answers(part: str, num_rows: int, share: float, seed: int) -> pl.DataFrame:
@@ -526,7 +525,9 @@ def test_what_probes_measured_stands_in_the_row_and_on_the_page(board: dict) -> 
 
 def test_a_search_stands_on_the_page_with_what_matters_and_what_is_untried(board: dict, root: Path, tmp_path) -> None:
     assert list(board["searches"]) == ["lora"] and board["searches"]["lora"]["untried"] == ["method.r: 32"]
-    html = " ".join(report.page(board).split())
+    drawn = {"lora": board["searches"]["lora"] | {"pictures": {"slices": "slices.svg"}}}
+    (tmp_path / "slices.svg").write_text("<svg/>")
+    html = " ".join(report.page(board | {"searches": drawn}, root=tmp_path).split())
     for words in ("3 complete, 1 pruned, best validation accuracy 0.810", "method.r 75 %", "Untried: method.r: 32."):
         assert words in html
     assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg/>").decode()}"' in html

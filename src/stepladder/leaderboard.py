@@ -139,7 +139,7 @@ def conclude(root: Path) -> tuple[list[str], int]:
     if not complete:
         path = root / "reports/partial/leaderboard.json"
         board = assemble(root, config, partial=True)
-        report.write(board, path.parent)
+        report.write(board, path.parent, root=root)
     repeat = [f"{row['candidate']} failed at {row['stage']}; repeat it: {row['command']}" for row in lost]
     if not complete and not lost:
         repeat = ["reports/leaderboard.* do not show the latest results; repeat: dvc repro compare"]
@@ -246,7 +246,8 @@ def _search(root: Path, name: str) -> dict | None:
     file = root / SEARCH.format(name)
     if not file.is_file():
         return None
-    return _json(file) | {"pictures": {each.stem: str(each) for each in sorted(file.parent.glob("*.svg"))}}
+    pictures = {each.stem: each.relative_to(root).as_posix() for each in sorted(file.parent.glob("*.svg"))}
+    return _json(file) | {"pictures": pictures}
 
 
 def _settings(config: dict) -> str:

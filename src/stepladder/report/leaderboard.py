@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -22,8 +23,8 @@ SEARCHES = {  # pictures of a search, as Optuna draws them
 PAID = ("money", "energy", "latency")
 
 
-def write(board: dict, folder: Path) -> None:
-    """Write leaderboard.json, .csv, .md, .html and .png to `folder`."""
+def write(board: dict, folder: Path, *, root: Path = Path()) -> None:
+    """Write leaderboard.json, .csv, .md, .html and .png to `folder`; `root` is where the board's pictures lie."""
     sheet, lines = io.StringIO(), table(board)
     writer = csv.DictWriter(sheet, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -31,7 +32,7 @@ def write(board: dict, folder: Path) -> None:
     records.write_json(board, folder / "leaderboard.json")
     records.write_text(sheet.getvalue(), folder / "leaderboard.csv")
     records.write_text(markdown(board), folder / "leaderboard.md")
-    records.write_text(page(board), folder / "leaderboard.html")
+    records.write_text(page(board, root=root), folder / "leaderboard.html")
     chart.draw(board, folder / "leaderboard.png")
 
 
@@ -65,7 +66,7 @@ def markdown(board: dict) -> str:
     return "\n".join([*lines, f"\n{board['num_test_rows']:,} test rows of {board['data']}. {shared}\n"])
 
 
-def page(board: dict) -> str:
+def page(board: dict, *, root: Path = Path()) -> str:
     """Return the leaderboard as one HTML page that needs no network; every text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -87,14 +88,14 @@ def page(board: dict) -> str:
         "plain": "{:g}".format,
         "fastest": ledger.fastest,
     }
-    told |= {"titles": SEARCHES, "embedded": embedded}
+    told |= {"titles": SEARCHES, "embedded": partial(embedded, root)}
     told |= {"between": comparison.between, "required": gate.said, "prices_of": board["price"]}
     return html.render(board, scale=scale, **told)
 
 
-def embedded(file: str) -> str:
+def embedded(root: Path, file: str) -> str:
     """Return a picture as an address that holds its bytes."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(Path(file).read_bytes()).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode((root / file).read_bytes()).decode()}"
 
 
 def metric_names(board: dict) -> list[str]:
