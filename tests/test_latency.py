@@ -32,7 +32,7 @@ def test_one_row_and_the_best_batch_are_timed_as_they_are(monkeypatch, capsys):
 
 def test_a_batch_that_is_no_faster_ends_it(monkeypatch):
     monkeypatch.setattr(latency, "CALLS", (3, 3))
-    found = latency.of(answering(0.0, 0.005, []), RECORDS)
+    found = latency.of(answering(0.0, 0.02, []), RECORDS)
     assert [batch["rows"] for batch in found] == [1, 4]
 
 

@@ -62,6 +62,7 @@ ROWS = {  # of tests/capabilities.yaml
     8: ("dora", "rslora"), 9: ("qlora",), 10: ("prefix", "prompt_tuning", "prompt_tuning_text", "p_tuning"),
     11: ("houlsby", "pfeiffer", "ia3"),
 }  # fmt: skip
+ALONE = re.compile(r"decoder\..*SelfAttention\.[qk]\.")  # of a label's one token: no choice, no gradient but rounding
 MARKED = [
     pytest.param(*pair, marks=[pytest.mark.capability(row) for row, methods in ROWS.items() if pair[0] in methods])
     for pair in PAIRS
@@ -124,7 +125,8 @@ def test_the_tensors_that_a_method_names_move_and_no_other(method, model, made):
     named = {name for name in named if ".original_module." not in name}
     moved = {name for name in named if not old[name].equal(new[name])}
     pruned = {name for name in named if "lora_E" in name and not new[name].any()}  # AdaLoRA's, of a matrix left alone
-    assert not named - moved - pruned, "these do not learn"
+    alone = {name for name in named if model == "t5" and ALONE.search(name)}
+    assert not named - moved - pruned - alone, "these do not learn"
     buffers = new.keys() - dict(after.answerer.model.named_parameters()).keys()
     others = {name for name in old.keys() - named - buffers if not old[name].equal(new[name])}
     assert others <= tied(after.answerer.model, named), "these must not move"
@@ -228,7 +230,12 @@ def test_saved_and_opened_in_a_fresh_process_each_answers_the_same(made):
 
 
 def test_others_libraries_open_what_each_saves_and_answer_the_same(made):
-    pairs = [pair for pair in PAIRS if pair[0] not in ("houlsby", "pfeiffer")]  # which peft does not have
+    import torch
+
+    strange = {"houlsby", "pfeiffer"}  # which peft does not have
+    if torch.cpu.get_capabilities().get("avx512_bf16"):
+        strange.add("qlora")  # whose weights bitsandbytes packs there, in blocks that a tiny model does not fill
+    pairs = [pair for pair in PAIRS if pair[0] not in strange]
     records = sentences(4, seed=2)
     answered = elsewhere.ask({" ".join(pair): made(*pair)[2] for pair in pairs}, records["input"].to_list())
     for pair in pairs:

@@ -160,7 +160,8 @@ def by_hand(sections: dict, files: dict, output: Path, scores: dict[str, float])
 
 def texts(folder: Path) -> dict[str, str]:
     """Return {name: content} of what a folder says and shows of a search."""
-    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.*"))}
+    files = [folder / "search.json", *sorted(folder.glob("*.svg"))]
+    return {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
 
 
 def typed(runtime: dict, name: str, trials: list, *, params: dict, metrics: dict[str, float], shown: dict) -> None:

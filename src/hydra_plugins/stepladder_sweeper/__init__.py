@@ -100,7 +100,7 @@ class StudySweeper(Sweeper):
         if len(plan.directions) == 1:
             from stepladder import trials as told
 
-            told.write(trials, space, plan, folder / "search")
+            told.write(trials, space, plan, folder)
         if "runtime" in own and solutions:
             self._track(name, trials, OmegaConf.to_container(own), space, solutions[0]["values"])
         for each in solutions:
@@ -115,7 +115,7 @@ class StudySweeper(Sweeper):
         said = {each.name: list(each.values) for each in space} | {"sampler": self.settings.sampler}
         with sync.forgiving(cure):
             reached = {f"val/{own['task']['metric']}": best[0]}
-            shown = sync.texts(Path(self.config.hydra.sweep.dir, "search"))
+            shown = sync.texts(Path(self.config.hydra.sweep.dir))
             sync.typed(own["runtime"], name, trials, params=said, metrics=reached, shown=shown)
 
     def _space(self, arguments: list[str]) -> tuple[list, list[str]]:
