@@ -16,6 +16,7 @@ import polars as pl
 FITS, MADE = Path("studies/methods/fits"), Path("docs/methods")
 NUM_RESAMPLES, CONFIDENCE, SEED = 4000, 0.95, 7
 CONTROL = "frozen"
+PLACES = (4, -10, 16, -22)  # of names above and below their dots, in turn: neighbours have as many parameters
 
 
 def main() -> None:
@@ -72,10 +73,12 @@ def markdown(rows: list[dict]) -> str:
 def picture(rows: list[dict], file: Path) -> None:
     """Draw accuracy with its interval against the number of trained parameters."""
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for row in rows:
+    for number, row in enumerate(sorted(rows, key=lambda row: row["num_trained_parameters"])):
         size, mean, (low, high) = row["num_trained_parameters"], row["accuracy"], row["interval"]
         axes.errorbar(size, mean, [[mean - low], [high - mean]], fmt="o", color="#3465a4", ecolor="#b0c4de", capsize=3)
-        axes.annotate(row["method"], (size, mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            row["method"], (size, mean), xytext=(5, PLACES[number % 4]), textcoords="offset points", fontsize=8
+        )
     axes.set(xscale="log", xlabel="trained parameters", ylabel="accuracy on validation, 95 % interval")
     axes.grid(alpha=0.25)
     figure.savefig(file, dpi=110, metadata={"Software": None})
