@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 BOARD, MADE = Path("reports/leaderboard.json"), Path("docs/forgetting")
 CONTROL = "zero_shot"
+LINEAR = 2e-3  # bits per byte on both sides of zero that are drawn linearly, what is beyond by its logarithm
 
 
 def main() -> None:
@@ -80,11 +81,12 @@ def picture(rows: list[dict], file: Path) -> None:
         ends = [[place[1] - low], [high - place[1]]]
         axes.errorbar(*place, yerr=ends, xerr=sides, fmt="o", color="#3465a4", ecolor="#b0c4de", capsize=3)
         axes.annotate(row["method"], place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("symlog", linthresh=LINEAR)
     axes.axhline(rows[0]["zero_shot_accuracy"], color="#888888", linestyle=":", label="zero-shot, nothing forgotten")
     axes.axvline(0, color="#888888", linestyle=":")
     axes.set(xlabel="gain in bits per byte of general text; left of zero it was forgotten", ylabel="test accuracy")
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     figure.savefig(file, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
