@@ -43,7 +43,7 @@ BASELINES = {name: PARAMS["candidates"][name] for name in ("majority", "tfidf")}
 TWO_RATES = """# conf/sweep/two_rates.yaml - a grid of two
 # dvc repro sweep@lora
 parameters:
-  optimizer.learning_rate: [1.0e-3, 2.0e-3]
+  optimizer.learning_rate: [2.0e-3, 4.0e-3]
 max_rows: 60
 max_epochs: 1
 """
