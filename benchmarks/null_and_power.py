@@ -43,7 +43,7 @@ def main(number: int) -> None:
     rows = []
     for gain, size, challengers, metric in jobs:
         seeds = range(number * (1 if gain and (gain, size, challengers) != CLAIM else 4))
-        outcomes = [outcome(gain, size, [size, round(1000 * gain), seed], challengers, metric) for seed in seeds]
+        outcomes = [outcome(gain, size, [size, round(1000 * gain), seed], challengers, metric=metric) for seed in seeds]
         rows.append({"metric": metric, "gain": gain, "test_rows": size, "challengers": challengers} | told(outcomes))
         print(json.dumps(rows[-1]), flush=True)
     facts = {"accuracy": ACCURACY, "correlation": round(correlation(), 3), "gate": GATE, "rows": rows}
@@ -53,7 +53,7 @@ def main(number: int) -> None:
 
 
 def outcome(
-    gain: float, num_test: int, seed: list[int], challengers: int, metric: str = "accuracy", gate: dict = GATE
+    gain: float, num_test: int, seed: list[int], challengers: int, *, metric: str = "accuracy", gate: dict = GATE
 ) -> str:
     """Return how a leaderboard ends of which the last challenger is better by `gain`: BASELINE, REFUSED or PROMOTED."""
     rng = np.random.default_rng(seed)

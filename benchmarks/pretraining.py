@@ -76,10 +76,8 @@ def ours(work: Work, *, clock: Clock, precision: str = "auto") -> Run:
         within(clock, lightning.Trainer, "fit") as inner,
         within(clock, training, "fit") as outer,
     ):
-        corpus, made = (
-            {"train": Path(state) / "train.parquet", "val": Path(state) / "val.parquet"},
-            Path(state) / "made",
-        )
+        made = Path(state) / "made"
+        corpus = {part: Path(state) / f"{part}.parquet" for part in ("train", "val")}
         records.write(work.texts, corpus["train"])
         records.write(work.texts.head(1), corpus["val"])
         level._pretrain(corpus, made=made, state=Path(state), log=log)
