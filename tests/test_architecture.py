@@ -19,14 +19,14 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "candidates registry champion",
     "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study trials",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
-    "models methods adapters objectives generation pooled vocabulary batches settings progress conversions serving"
-    " signatures",
-    "attention bottleneck dropout float32 llamacpp microbatches quantization virtual",
+    "models methods adapters objectives generation replies pooled vocabulary batches settings progress conversions"
+    " serving signatures",
+    "attention bottleneck dropout float32 llamacpp microbatches quantization remote virtual",
     "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
     " fingerprints dialects report tokens provenance materials signing",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
     " latency schema storages store workers integrity samplers spaces speech conversations templates",
-    "canaries disk numerics targets",
+    "addresses canaries disk numerics targets",
     "errors interruption",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

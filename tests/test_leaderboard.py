@@ -34,7 +34,7 @@ CANDIDATES = {  # level, model, method or prompt, share of right answers, parame
 }
 
 RISKS = {"retention": {"gain": {"value": -0.025, "low": -0.031, "high": -0.018, "p_value": 0.001, "num_items": 200}}}
-PRICE = {"currency": "EUR", "machine_hour": 0.36, "gpu_hour": 0.0, "kwh": 0.5}
+PRICE = {"currency": "EUR", "machine_hour": 0.36, "gpu_hour": 0.0, "kwh": 0.5, "tokens": []}
 SEARCH = {
     "states": {"complete": 3, "pruned": 1}, "best": {"point": {"method.r": 8}, "score": 0.81},
     "importance": {"method.r": 0.75, "optimizer.learning_rate": 0.25}, "untried": ["method.r: 32"],

@@ -11,7 +11,7 @@ import pytest
 
 from stepladder import ledger, runs
 
-PRICE = {"currency": "USD", "machine_hour": 3.6, "gpu_hour": 36.0, "kwh": 2.0}
+PRICE = {"currency": "USD", "machine_hour": 3.6, "gpu_hour": 36.0, "kwh": 2.0, "tokens": []}
 WORK = """
 import sys, time
 from pathlib import Path

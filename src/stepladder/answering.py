@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
-from stepladder import methods, models, objectives, pooled, quantization, records, store, targets, training
+from stepladder import latency, methods, models, objectives, pooled, quantization, records, store, targets, training
 from stepladder.errors import ConfigError, IntegrityError
-from stepladder.prompts import Prompt, chat
+from stepladder.prompts import Prompt
 from stepladder.settings import Settings, dtype, resolve, speed
 
 DESCRIPTION = "stepladder.json"
@@ -104,6 +104,10 @@ class LanguageLevel:
     def tokens_read(self) -> int:
         """How many tokens the inputs had that were answered last."""
         return self.answerer.objective.tokens_read
+
+    def latency(self, records: pl.DataFrame) -> list[dict]:
+        """Return how long answers to some of `records` take, see latency.of."""
+        return latency.of(self.predict, records)
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers (and peft, for adapters) open without this package."""
@@ -225,23 +229,9 @@ def reading(task: dict) -> dict | None:
 
 def decoding(section: dict | None, train: pl.DataFrame) -> dict | None:
     """Return how answers are written: to the end of a line, unless some target of train has several lines."""
-    return section and {**section, "one_line": not train["target"].str.contains("\n", literal=True).any()}
+    return section and {**section, "one_line": one_line(train)}
 
 
-def prompt(task: dict, section: dict, labels: list[str] | None, tokenizer) -> Prompt:
-    """Return the prompt of a composed section with the task's words filled in."""
-    words = (task["labels"] or {label: label for label in labels}) if labels else {}
-    instruction = task["instruction"] or ""
-    if section["name"] == "chat":
-        told = instruction.format(labels=", ".join(words.values()))
-        said = chat(tokenizer, told, num_shots=section["num_shots"], turns=task.get("turns", False))
-        return Prompt(**said, lead="", words=words)
-    return Prompt(
-        template=section["template"],
-        separator=section["separator"],
-        input_name=task["input_name"],
-        answer_name=task["answer_name"],
-        instruction=instruction,
-        words=words,
-        turns=task.get("turns", False),
-    )
+def one_line(train: pl.DataFrame) -> bool:
+    """Say whether no target of train has several lines."""
+    return not train["target"].str.contains("\n", literal=True).any()

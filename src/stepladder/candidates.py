@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from stepladder import canaries, latency, levels, records, runs, store, work
+from stepladder import canaries, levels, records, runs, store, work
 from stepladder.errors import DataError, IntegrityError
 
 HISTORY = "history.jsonl"
@@ -178,7 +178,7 @@ def evaluate(config: dict) -> None:
             predictions = level.predict(test)
         cost |= {"num_rows": len(test), "examples_per_second": round(len(test) / cost["predict_seconds"], 2)}
         cost |= {"key": json.loads((model / "stepladder.json").read_text())["key"], "tokens": level.tokens_read}
-        cost["latency"] = latency.of(level.predict, test) if config["runtime"]["meter"] else None
+        cost["latency"] = level.latency(test) if config["runtime"]["meter"] else None
     records.write(predictions, Path("predictions", "test", f"{name}.parquet"))
 
 

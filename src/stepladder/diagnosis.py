@@ -55,7 +55,8 @@ def examples(predictions: pl.DataFrame, rows: pl.DataFrame, task: str) -> dict[s
     def shown(row: int) -> dict:
         found = predictions.row(row, named=True)
         told = {key: _cut(found.get(key)) for key in ("id", "target", "answer")} | {"cost": float(costs[row])}
-        sure = {f"{column}_probability": float(chances[row, place[row]]) for column, place in places.items()}
+        known = {column: place[row] for column, place in places.items() if found[column] is not None}
+        sure = {f"{column}_probability": float(chances[row, place]) for column, place in known.items()}
         return told | {"input": _cut(texts[found["id"]])} | sure
 
     worst = [row for row in order[::-1][:NUM_WORST].tolist() if costs[row] > costs[order[0]]]

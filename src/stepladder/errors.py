@@ -52,6 +52,12 @@ class BusyError(StepladderError):
     code = 75
 
 
+class BudgetError(StepladderError):
+    """What was allowed to be spent is spent; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+
+    code = 75
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return "No metric named 'acuracy'. Did you mean 'accuracy'? Known: accuracy, mcc."."""
     names = sorted(known)

@@ -227,7 +227,7 @@ def _row(root: Path, name: str) -> dict:
     return {
         "candidate": name,
         "level": config["level"]["name"],
-        "model": config["model"]["name"],
+        "model": config["model"].get("id") or config["model"]["name"],
         "method": _method(config),
         "data": config["data"]["name"],
         "seed": config.get("seed"),

@@ -12,15 +12,16 @@ from stepladder import runs
 STAGES = ("fetch", "sweep", "train", "evaluate", "probe")
 MADE_BY = ("fetch", "sweep", "train")  # what is paid before a first answer
 SUMS = ("seconds", "cpu_hours", "gpu_hours", "tokens", "energy_kwh", "money")
-HOUR = 3600
+HOUR, MILLION = 3600, 1_000_000
+KINDS = ("input", "output")  # of an API's tokens
 
 
 def of(costs: dict[str, dict], price: dict) -> dict[str, dict]:
     """Return {stage: entry, "total": entry} of the stages that were measured, see runs.known; none without any.
 
     An entry: seconds (with those of attempts that were stopped, up to their last checkpoint), cpu_hours, gpu_hours and
-    energy_kwh (of the process that finished; None where it was not metered), tokens read, money (of `price`:
-    machine_hour, gpu_hour, kwh), peak_memory_bytes.
+    energy_kwh (of the process that finished; None where it was not metered), tokens (read; of an API written ones too),
+    money (of `price`, see conf/price; None where an API's tokens have none), peak_memory_bytes.
     """
     found = {stage: _entry(costs[stage], price) for stage in STAGES if stage in costs}
     return found | {"total": _total(list(found.values()))} if found else {}
@@ -61,15 +62,30 @@ def _entry(cost: dict, price: dict) -> dict:
     seconds = cost["seconds"] + cost.get("earlier_seconds", 0.0)
     gpu_hours, energy = cost.get("gpu_seconds", 0.0) / HOUR, cost.get("energy_kwh")
     money = price["machine_hour"] * seconds / HOUR + price["gpu_hour"] * gpu_hours + price["kwh"] * (energy or 0.0)
+    asked, bill = cost.get("api") or {}, _bill(cost.get("api") or {}, price["tokens"])
     return {
         "seconds": seconds,
         "cpu_hours": cost["cpu_seconds"] / HOUR,
         "gpu_hours": gpu_hours,
-        "tokens": cost.get("tokens", 0),
+        "tokens": sum(map(_tokens, asked.values())) if asked else cost.get("tokens", 0),
         "energy_kwh": energy,
-        "money": money,
+        "money": None if bill is None else money + bill,
         "peak_memory_bytes": cost["peak_memory_bytes"],
     }
+
+
+def _tokens(used: dict) -> int:
+    return used["input_tokens"] + used["output_tokens"]
+
+
+def _bill(asked: dict[str, dict], prices: list[dict]) -> float | None:
+    """Return what an API takes for the tokens of each model, None where one of them has no price."""
+    known = {each["model"]: each for each in prices}
+    if missing := asked.keys() - known.keys():
+        print(f"price.tokens: no price of {', '.join(sorted(missing))}, so its money is not told", flush=True)
+        return None
+    parts = [known[model][kind] * used[f"{kind}_tokens"] for model, used in asked.items() for kind in KINDS]
+    return sum(parts) / MILLION
 
 
 def _total(entries: list[dict]) -> dict:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import polars as pl
 import torch
 
-from stepladder import answering, corpora, doctor, objectives, training
+from stepladder import answering, corpora, doctor, objectives, prompts, training
 from stepladder.batches import Batches
 from stepladder.errors import DataError
 
@@ -104,7 +104,7 @@ def _objective(sections: dict, name: str, train: pl.DataFrame, answerer: answeri
     raw = task["name"] == "language_modeling"
     chosen = RAW[answerer.description["form"]] if raw else answering.objective({**sections, "task": task})
     asked = answerer.description["prompt"] and not raw
-    prompt = answering.prompt(task, sections["prompt"], labels, tokenizer) if asked else None
+    prompt = prompts.of(task, sections["prompt"], labels, tokenizer) if asked else None
     return objectives.load(chosen)(
         tokenizer,
         task=task["name"],

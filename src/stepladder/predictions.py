@@ -2,7 +2,8 @@
 
 {"id": "r1", "source": None, "target": "good", "answer": "bad", "probabilities": {"bad": 0.7, "good": 0.3}}
 
-The labels' order is that of the fields of `probabilities`, which only tasks with labels have; several labels a record
+The labels' order is that of the fields of `probabilities`, which only tasks with labels have; where a model named none
+of them, the answer is null, which is wrong whatever the target; several labels a record
 stand in target and answer as targets.written makes them, numbers as numbers; language modelling has bits and num_bytes,
 and no answer.
 """
@@ -67,13 +68,17 @@ def matrix(predictions: pl.DataFrame) -> np.ndarray:
 
 
 def indices(predictions: pl.DataFrame, column: str) -> np.ndarray:
-    """Return the position of each row's label of `column` (target or answer) in the order of the labels, (rows,)."""
-    return predictions[column].cast(pl.Enum(labels(predictions))).to_physical().to_numpy().astype(np.int64)
+    """Return the position of each row's label of `column` (target or answer) in the order of the labels, (rows,).
+
+    An answer that is null stands behind the last label.
+    """
+    known = labels(predictions)
+    return predictions[column].cast(pl.Enum(known)).to_physical().fill_null(len(known)).to_numpy().astype(np.int64)
 
 
 def tallies(predictions: pl.DataFrame) -> np.ndarray:
     """Return for each row and label whether it was hit, answered and true, (rows, 3 * labels): sums feed F1 and MCC."""
-    eye = np.eye(len(labels(predictions)))
+    eye = np.eye(len(labels(predictions)) + 1)[:, :-1]  # no answer is none of them
     answered, true = eye[indices(predictions, "answer")], eye[indices(predictions, "target")]
     return np.hstack([answered * true, answered, true])
 
@@ -131,7 +136,7 @@ def _check_marks(path: Path, predictions: pl.DataFrame) -> None:
 def _check_labels(path: Path, predictions: pl.DataFrame) -> None:
     known = labels(predictions)
     for column in ("target", "answer"):
-        stray = ~predictions[column].is_in(known).fill_null(False)
+        stray = ~predictions[column].is_in(known).fill_null(column == "answer")
         _refuse(path, predictions, stray, f"has a {column} that is no label; labels: {', '.join(known)}")
     values = matrix(predictions)
     proper = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (abs(values.sum(axis=1) - 1) <= TOLERANCE)

@@ -75,6 +75,29 @@ class Prompt:
         return self.template.format(input=text, input_name=self.input_name, answer_name=self.answer_name)
 
 
+def of(task: dict, section: dict, labels: list[str] | None, tokenizer) -> Prompt:
+    """Return the prompt of a composed section with the task's words filled in.
+
+    tokenizer: knows how the model writes a chat; None where its server does.
+    """
+    words = (task["labels"] or {label: label for label in labels}) if labels else {}
+    instruction, turns = task["instruction"] or "", task.get("turns", False)
+    if section["name"] == "chat" and tokenizer is None:
+        return Prompt("{input}", instruction=instruction, words=words, lead="", turns=turns)
+    if section["name"] == "chat":
+        told = instruction.format(labels=", ".join(words.values()))
+        return Prompt(**chat(tokenizer, told, num_shots=section["num_shots"], turns=turns), lead="", words=words)
+    return Prompt(
+        template=section["template"],
+        separator=section["separator"],
+        input_name=task["input_name"],
+        answer_name=task["answer_name"],
+        instruction=instruction,
+        words=words,
+        turns=turns,
+    )
+
+
 def chat(tokenizer, instruction: str, *, num_shots: int, turns: bool = False) -> dict:
     """Return the fields of a Prompt that says what the tokenizer's chat template says of the same turns.
 

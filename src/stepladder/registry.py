@@ -67,8 +67,7 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if not outcome["passed"]:
         return outcome
     name = outcome["candidate"]
-    if board["task"] == "language_modeling":
-        reason = f"{name} models raw text and answers nothing; there is nothing to serve"
+    if reason := _unservable(name, board["task"]):
         return outcome | {"passed": False, "reason": reason}
     client = champion.connect(name)
     key, version = _held(client, runs[name], model)
@@ -102,6 +101,15 @@ def lost(runs: dict[str, str]) -> str | None:
     if not outcome["passed"] or name not in runs or _held(champion.connect(name), runs[name], outcome["model"])[1]:
         return None
     return f"{outcome['model']} has no version of {name}; to register it again: dvc repro -f -s register"
+
+
+def _unservable(name: str, task: str) -> str | None:
+    """Return why there is nothing of a candidate to register, None where there is."""
+    if task == "language_modeling":
+        return f"{name} models raw text and answers nothing; there is nothing to serve"
+    if json.loads(Path("models", name, "stepladder.json").read_text()).get("form") == "remote":
+        return f"{name} stands behind an API, whose model is not ours to keep; ask it there"
+    return None
 
 
 def _held(client: mlflow.MlflowClient, run: str, model: str) -> tuple[str, str | None]:

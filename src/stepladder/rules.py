@@ -66,6 +66,7 @@ def without_effect(found: dict, keys: set[str]) -> list[Problem]:
     """Return the keys a person set for this candidate although nothing reads them here."""
     searched, shots = found["sweep"] and spaces.of(found["sweep"]), (found["prompt"] or {}).get("num_shots", 0)
     grid = searched if (found["sweep"] or {}).get("sampler", "grid") == "grid" else None
+    remote = found["model"]["kind"] == "remote"
     split, level, pacing = found["split"]["name"], found["level"]["name"], (found["curriculum"] or {}).get("pacing")
     rules = [
         *((True, each.key, "the grid chooses it; take it off here or off the sweep") for each in grid or ()),
@@ -74,6 +75,7 @@ def without_effect(found: dict, keys: set[str]) -> list[Problem]:
         (level == "prompt", "data.canaries", "level prompt trains on no row"),
         (split != "column", "split.column", f"split {split} never reads a column"),
         (pacing == "step", "curriculum.duration", "pacing step goes by curriculum.steps"),
+        *((remote, f"trainer.{key}", "a model behind an API reads by model.options") for key in found["trainer"] or ()),
     ]
     return [(key, text) for key, text in _broken(rules) if key in keys]
 
@@ -132,6 +134,7 @@ def _answers(found: dict) -> list[tuple]:
     writing = "an encoder_decoder answers by writing; it wants objective: response"
     headed = f"level: baseline, or level: finetune with {wanted}"
     idle = objective in ("masked", "spans")  # the losses of phase adapt
+    remote, told = found["model"]["kind"] == "remote", "a model behind an API tells no probability of a text"
     bare = "language_modeling wants a decoder or an architecture with objective: none, prompt: none"
     return [
         (both and numeric, "model", f"an encoder_decoder has no head, which alone answers {task}; take another model"),
@@ -139,6 +142,8 @@ def _answers(found: dict) -> list[tuple]:
         (idle, "objective.name", f"{objective} answers no task; level: adapt learns by it"),
         (objective == "seq2seq", "objective.name", f"{halves} objective: response and model.kind: encoder_decoder"),
         (objective in HEADED, "objective.name", f"it follows from task: {objective} and objective: supervised"),
+        (remote and modeling, "task", f"{told}; language_modeling wants a decoder"),
+        (remote and (prompt or {}).get("content_free"), "prompt.content_free", f"{told}; leave it out"),
         (numeric and not (both or head or level == "baseline"), "task", f"a head alone answers {task}; take {headed}"),
         (both and modeling, "task", "an encoder_decoder models no raw text here; take a decoder"),
         (encoder and not (head or modeling or idle), "objective", f"an encoder wants {wanted}"),
@@ -160,7 +165,9 @@ def _phases(found: dict) -> list[tuple]:
     """What trains needs a trainer for that, what writes text needs decoding, and examples need a number."""
     task, level, decoding = found["task"]["name"], found["level"]["name"], found["decoding"]
     trains, trainable = level in ("finetune", "pretrain"), "max_epochs" in (found["trainer"] or {})
-    writes, prompt = task == "generation" and level != "baseline", found["prompt"] or {"name": "", "num_shots": 0}
+    remote = found["model"]["kind"] == "remote"
+    prompt = found["prompt"] or {"name": "", "num_shots": 0}
+    writes = task == "generation" and level != "baseline" and not remote
     shots = f"num_shots={prompt['num_shots']}; few_shot has at least 1, zero_shot 0"
     trainer, frozen = found["trainer"] or {}, (found["method"] or {}).get("name") == "frozen"
     phases, corpus = found["level"].get("phases", ["finetune"]), found["corpus"]
@@ -187,6 +194,7 @@ def _phases(found: dict) -> list[tuple]:
             "decoding",
             f"a GGUF file says what its own weights do, level {level} trains others; take decoding: greedy",
         ),
+        (remote and decoding, "decoding", "a model behind an API writes by model.options; choose decoding: none"),
         (writes and not decoding, "decoding", "task generation needs decoding; choose decoding: greedy"),
         (task != "generation" and decoding, "decoding", f"task {task} generates nothing; leave decoding out"),
         (trains and not trainable, "trainer", f"level {level} needs max_epochs and more; it wants trainer: default"),
@@ -257,7 +265,8 @@ def _curriculum(found: dict) -> list[tuple]:
 def _probes(found: dict) -> list[tuple]:
     """A probe says which tasks and which forms of an answering model it can ask, and why no other."""
     head, both = (found["objective"] or {}).get("name") == "supervised", found["model"]["kind"] == "encoder_decoder"
-    form = "baseline" if found["level"]["name"] == "baseline" else "head" if head else "seq2seq" if both else "causal"
+    form, kind = "head" if head else "seq2seq" if both else "causal", found["model"]["kind"]
+    form = kind if kind in ("baseline", "remote") else form
     asked = {"TASK": found["task"]["name"], "FORM": form}
     return [
         ((fits := schema.constant("probes", name, kind)) and one not in fits, f"probe.{name}", _because(name))

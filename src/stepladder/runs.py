@@ -52,6 +52,7 @@ def measured(file: Path, *, metered: bool = False, facts: dict | None = None):
         "seconds": seconds,
         "cpu_seconds": round(cpu - _counted[1], 3),
         "gpu_seconds": seconds * _num_gpus(),
+        "api": _asked(),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     _counted[:] = time.time(), cpu
@@ -114,6 +115,12 @@ def _num_gpus() -> int:
     torch = sys.modules.get("torch")
     used = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
     return sum(torch.cuda.max_memory_reserved(device) > 0 for device in range(torch.cuda.device_count())) if used else 0
+
+
+def _asked() -> dict[str, dict]:
+    """Return what this process has used of models behind an API, see remote.used, without importing it for that."""
+    remote = sys.modules.get("stepladder.remote")
+    return remote.used() if remote else {}
 
 
 def _cpu_seconds() -> float:

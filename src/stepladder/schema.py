@@ -20,6 +20,7 @@ PATTERNS = {
     "option": (r"\w+", "the name of an option"),
     "sha256": (r"[0-9a-f]{64}", "64 hexadecimal digits"),
     "commit": (r"[0-9a-f]{40}", "the 40 hexadecimal digits of a commit"),
+    "variable": (r"[A-Z][A-Z0-9_]*", "the name of a variable of the environment, never what it holds"),
 }
 EMPTY = {"[]": [], "{}": {}}
 PLAIN = {"null": type(None), "bool": bool, "str": str, "keys": dict, "any": object}
@@ -102,7 +103,8 @@ def check(value, rule, path: str = "") -> list[Problem]:
             return [(f"{path}._target_".lstrip("."), unknown("_target_", target, targets.keys() - {""}))]
         tries += [_keys(value, shape, path) for shape in ([targets[target]] if target else shapes)]
     if not tries:
-        return [(path, f"{value!r} is not allowed; {_expected(rule)}")]
+        shown = "what stands there" if "variable" in _words(rule) else repr(value)  # it may be the key itself
+        return [(path, f"{shown} is not allowed; {_expected(rule)}")]
     return min(tries, key=lambda found: (len(found), "Did you mean" not in str(found)))
 
 

@@ -2,9 +2,10 @@
 
 A level is a class `Level(sections, *, base)`; `sections` are the composed sections as plain dicts and `base` the folder
 of fetched weights, or None. It has
-`fit(train, val, *, state, log, corpus=None, mixture=None) -> facts`, `predict(records) -> predictions`, `save(folder)`
-and `Level.load(folder)`, so that one `evaluate` serves all. After `fit`, `validated` holds its predictions of val, or
-None where it made none on the way; `tokens_read` is what the inputs had that it answered last.
+`fit(train, val, *, state, log, corpus=None, mixture=None) -> facts`, `predict(records) -> predictions`,
+`latency(records)` (see latency.of), `save(folder)` and `Level.load(folder)`, so that one `evaluate` serves all.
+After `fit`, `validated` holds its predictions of val, or None where it made none on the way; `tokens_read` is what the
+inputs had that it answered last.
 """
 
 import importlib

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stepladder import targets
+from stepladder import latency, targets
 from stepladder.errors import DataError
 
 FILE = "stepladder.json"
@@ -64,6 +64,10 @@ class Level:
         columns = [pl.Series(label, matrix[:, i]) for i, label in enumerate(labels)]
         answers = pl.Series("answer", [labels[i] for i in matrix.argmax(1)])
         return head.with_columns(answers, pl.struct(columns).alias("probabilities"))
+
+    def latency(self, records: pl.DataFrame) -> list[dict]:
+        """Return how long answers to some of `records` take, see latency.of."""
+        return latency.of(self.predict, records)
 
     def save(self, folder: Path) -> None:
         """Write JSON and Parquet; TF-IDF keeps its training records and is refitted when loaded, which is exact."""

@@ -1,11 +1,14 @@
-"""Level prompt: ask a language model as it is; the only thing taken from train is the few-shot examples."""
+"""Level prompt: ask a language model as it is; the only thing taken from train is the few-shot examples.
+
+The model is a folder of weights, or stands behind an API.
+"""
 
 import math
 from pathlib import Path
 
 import polars as pl
 
-from stepladder import answering, models, prompts, settings, store
+from stepladder import answering, models, prompts, replies, settings, store
 from stepladder.errors import ConfigError
 from stepladder.prompts import Prompt
 
@@ -15,6 +18,8 @@ class Level(answering.LanguageLevel):
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame, *, state: Path, log, corpus=None, mixture=None) -> dict:
         """Choose the few-shot examples and open the model; return the facts of the choice."""
+        if self.sections["model"].get("kind") == replies.FORM:
+            return self._connect(train)
         task, labels = self.sections["task"], answering.labels(self.sections["task"], train)
         precision = settings.resolve(self.sections["trainer"]["precision"], trained=False)
         objective = answering.objective(self.sections)
@@ -39,9 +44,46 @@ class Level(answering.LanguageLevel):
             description["prompt"]["prior"] = self._prior(empty)
             self.answerer = answering.Answerer(model, tokenizer, description, runtime=self.sections["runtime"])
         total, _ = models.count(model)
-        num_shots = len(prompt.shots) if prompt else 0
-        self.facts = {"level": "prompt", "num_parameters": total, "num_trained_parameters": 0}
-        self.facts |= {"rows_seen": num_shots, "examples_seen": 0, "tokens_seen": 0}
+        return self._told(total, prompt)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Level":
+        """Return the level that was saved in `folder`, ready to answer."""
+        description = answering.read(folder)
+        if description["form"] != replies.FORM:
+            return super().load(folder)
+        level = cls({}, base=None)
+        level.answerer = replies.Answerer(description)
+        return level
+
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens the inputs had that were answered last."""
+        return self.answerer.tokens_read if self._remote else super().tokens_read
+
+    def latency(self, records: pl.DataFrame) -> list[dict]:
+        """Return how long answers take, see latency.of; of a remote model as long as its replies took."""
+        return self.answerer.latency() if self._remote else super().latency(records)
+
+    @property
+    def _remote(self) -> bool:
+        return self.answerer.description["form"] == replies.FORM
+
+    def _connect(self, train: pl.DataFrame) -> dict:
+        """Choose the few-shot examples for a model that stays where it is; return the facts of the choice."""
+        task, chosen, seed = (self.sections[key] for key in ("task", "prompt", "seed"))
+        labels = answering.labels(task, train)
+        prompt = prompts.of(task, chosen, labels, None)
+        if number := chosen["num_shots"]:
+            shots = prompts.choose_shots(train, per_class=number, seed=seed, by_label=labels is not None)
+            prompt = prompt.with_shots(shots)
+        told = replies.describe(self.sections, prompt, labels, one_line=answering.one_line(train))
+        self.answerer = replies.Answerer(told)
+        return self._told(None, prompt)
+
+    def _told(self, num_parameters: int | None, prompt: Prompt | None) -> dict:
+        self.facts = {"level": "prompt", "num_parameters": num_parameters, "num_trained_parameters": 0}
+        self.facts |= {"rows_seen": len(prompt.shots) if prompt else 0, "examples_seen": 0, "tokens_seen": 0}
         return self.facts
 
     def _prior(self, texts: list[str]) -> dict[str, float]:
@@ -64,7 +106,7 @@ class Level(answering.LanguageLevel):
             if wanted:
                 raise ConfigError("prompt.num_shots: language modelling has no examples to show; set it to 0")
             return None
-        prompt = answering.prompt(task, chosen, labels, tokenizer)
+        prompt = prompts.of(task, chosen, labels, tokenizer)
         limit = min(self.sections["trainer"]["max_length"], longest)
         if not wanted:
             return prompt

@@ -12,4 +12,4 @@ def compute(predictions: pl.DataFrame) -> float:
 
 
 def rows(predictions: pl.DataFrame) -> np.ndarray:
-    return (predictions["answer"] == predictions["target"]).to_numpy().astype(float)
+    return (predictions["answer"] == predictions["target"]).fill_null(False).to_numpy().astype(float)

@@ -19,6 +19,7 @@ def compute(predictions: pl.DataFrame) -> float:
 def combine(totals: np.ndarray) -> np.ndarray:
     hits, answered, true = np.split(totals, 3, axis=-1)
     num_rows = true.sum(axis=-1)
-    spread = (num_rows**2 - (answered**2).sum(axis=-1)) * (num_rows**2 - (true**2).sum(axis=-1))
+    unanswered = num_rows - answered.sum(axis=-1)  # an answer of its own kind
+    spread = (num_rows**2 - (answered**2).sum(axis=-1) - unanswered**2) * (num_rows**2 - (true**2).sum(axis=-1))
     excess = hits.sum(axis=-1) * num_rows - (answered * true).sum(axis=-1)
     return np.divide(excess, np.sqrt(spread.clip(0)), out=np.zeros_like(excess), where=spread > 0)
