@@ -34,7 +34,7 @@ def test_the_ledger_tells_what_the_operating_system_tells_of_a_process(tmp_path)
     assert code == 0
     cpu_seconds = pytest.approx(used.ru_utime + used.ru_stime, rel=0.01, abs=0.15)  # all but its end
     assert 3600 * entry["cpu_hours"] == cpu_seconds
-    assert entry["seconds"] == pytest.approx(seconds, rel=0.01, abs=0.6)
+    assert entry["seconds"] == pytest.approx(seconds, rel=0.01, abs=1.5)  # all but its end, beside other work
     assert entry["peak_memory_bytes"] == pytest.approx(used.ru_maxrss * 1024, rel=0.02)
     assert entry["money"] == pytest.approx(entry["seconds"] / 1000)
 

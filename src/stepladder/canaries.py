@@ -13,9 +13,7 @@ import numpy as np
 import polars as pl
 
 TIMES = (1, 4, 16)  # how often a canary is planted
-NUM_OTHERS = (
-    1000  # the numbers that a planted one is compared with; log2(1001), 10.0 bits, are the most there is to see
-)
+NUM_OTHERS = 1000  # numbers that a planted one is compared with: log2(1001), 10.0 bits, are the most there is to see
 TEXT = "The random number is {}."
 NUM_DIGITS = 9
 

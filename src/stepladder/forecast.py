@@ -1,4 +1,4 @@
-"""Forecast: the time and memory that a fit will take, by a batch of middle size that is tried.
+"""Forecast: the time and memory that a fit will take, by a batch of mean size that is tried.
 
 What cannot fit is refused, and a batch that does not fit at once is set to be computed in parts.
 
@@ -32,11 +32,12 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
     Raises MachineError when the optimizer, or a single row, will not fit.
     """
     train, val = lengths
-    order = sorted(sampler, key=lambda rows: padded(rows, train))
-    middle, largest = (padded(rows, train) for rows in (order[len(order) // 2], order[-1]))
+    sizes = {tuple(rows): padded(rows, train) for rows in sampler}
+    largest, mean = max(sizes.values()), sum(sizes.values()) / len(sizes)
+    rows, middle = min(sizes.items(), key=lambda item: abs(item[1] - mean))
     device = trainer.strategy.root_device
     learner.model.to(device)
-    batch = trainer.strategy.batch_to_device(collate(order[len(order) // 2]), device)
+    batch = trainer.strategy.batch_to_device(collate(list(rows)), device)
     free = available(device)
     trained = [weight for weight in learner.parameters() if weight.requires_grad]
     moved = _moved_bytes(learner.settings.optimizer, trained)
@@ -52,7 +53,9 @@ def of(learner, lengths: tuple[list[int], list[int]], sampler: Batches, trainer,
             forward, whole = _within_memory(learner, batch, _seconds)
         TRIED[alike] = (saved, learner.parts, forward, whole)
     epochs = learner.total_steps / len(sampler) if settings.max_steps < 0 else 1
-    seconds = whole * learner.total_steps + forward * sum(val) / middle * epochs * settings.checks_per_epoch
+    seconds = (
+        whole * learner.total_steps * mean / middle + forward * sum(val) / middle * epochs * settings.checks_per_epoch
+    )
     weights = sum(weight.numel() * weight.element_size() for weight in trained)  # the best of them come back in the end
     size = _peak(device) + (1 - middle / largest) * saved / learner.parts + weights
     return told(rows=len(train), tokens=sum(train), steps=learner.total_steps, seconds=seconds, size_bytes=size)
@@ -150,16 +153,18 @@ def _require(needed: float, free: int, what: str, advice: str) -> None:
 
 
 def _seconds(learner, batch: dict, parts: int) -> tuple[float, float]:
-    """Return the seconds of a batch forwards, and of its whole step."""
+    """Return the seconds of a batch forwards, as answers to val take it, and of its whole step."""
     optimizer = build(learner.settings.optimizer | {"learning_rate": 0.0}, learner.model)  # moves nothing
     forward, whole, most = [], [], min(TRIES, max(1, int(SHARE * learner.total_steps)))
     while len(whole) < most and sum(whole) < LONG_ENOUGH_S:  # the first one warms up, and other work may disturb one
         started = time.perf_counter()
-        loss = learner.loss(batch, parts)
-        computed = time.perf_counter()
-        loss.backward()
+        learner.loss(batch, parts).backward()
         optimizer.step()
         learner.model.zero_grad()
         whole.append(time.perf_counter() - started)
-        forward.append((computed - started) / 3)  # a gradient costs two products for each forwards
+        started = time.perf_counter()
+        with torch.no_grad():
+            for piece in microbatches.split(batch, parts):
+                learner.objective.loss(learner.model, piece)
+        forward.append(time.perf_counter() - started)
     return min(forward), min(whole)
