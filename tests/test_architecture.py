@@ -22,8 +22,8 @@ FLOORS = (  # top to bottom; a module imports only from its own floor or lower o
     "models methods adapters objectives generation replies pooled vocabulary batches settings progress conversions"
     " serving signatures",
     "attention bottleneck dropout float32 llamacpp microbatches quantization remote virtual",
-    "calibration combining comparison diagnosis gate leaderboard ledger slices sweeps work splits prompts assets"
-    " fingerprints dialects report tokens provenance materials signing",
+    "calibration combining comparison diagnosis equality gate leaderboard ledger slices sweeps work splits prompts"
+    " assets fingerprints dialects report tokens provenance materials signing",
     "corpora records symptoms predictions statistics significance metrics sources verdict archives leftovers runs"
     " latency schema storages store workers integrity samplers spaces speech conversations templates",
     "addresses canaries disk numerics targets",

@@ -5,23 +5,22 @@ version that does not answer as it was measured is not registered.
 """
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
-from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import mlflow
 import polars as pl
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from stepladder import (
     champion,
     disk,
+    equality,
     gate,
     materials,
     predictions,
@@ -31,7 +30,6 @@ from stepladder import (
     speech,
     statistics,
     store,
-    targets,
 )
 from stepladder.errors import ConfigError, IntegrityError
 from stepladder.report import card
@@ -40,11 +38,11 @@ from stepladder.tracking import KEY
 CARD = "README.md"
 MAX_DESCRIPTION = 5000  # characters of a version, MLflow's own limit
 CONDITIONS = "stepladder.conditions"  # tag of a version: what the gate asked and found
+MOVED_ROWS = "stepladder.moved_rows"  # tag of a version: ids of test rows that it answers otherwise than it did
 NUM_CHECKED = 256  # test rows that are asked again
-MOVED = 0.03  # by which a number may differ: so much bf16 logits move with the batch
-SHARE_EQUAL = 0.995  # of answers; bf16 logits move with the batch
 CODE = ("bottleneck.py", "conversations.py", "virtual.py")  # that a served model may run
 PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pandas")
+SAMPLING = (("temperature", "double", 0.0), ("top_k", "long", 0), ("top_p", "double", 1.0), ("seed", "long", 0))
 ASK = """
 import sys
 sys.modules["stepladder"] = None  # served without it
@@ -79,11 +77,12 @@ def register(runs: dict[str, str], *, model: str) -> dict:
     if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name], provenance.of(name, model, outcome["conditions"]))
-            _check(uri, name)
+            moved = _check(uri, name, board)
             if private:
                 _sign(client, uri, private)
             _keep(client, uri)
         tags = {KEY: key, "candidate": name, CONDITIONS: json.dumps(outcome["conditions"])}
+        tags |= {MOVED_ROWS: json.dumps(moved)} if moved else {}
         version = mlflow.register_model(uri, model, tags=tags).version
     if not client.get_model_version(model, version).aliases:
         _describe(client, model, version)
@@ -152,31 +151,41 @@ def _log(name: str, run: str, known: dict) -> str:
 
     store.verify(Path("models", name))
     answerer = answering.load(Path("models", name))
-    labels = answerer.description["labels"] or []
-    kind = {"multilabel": Array("string"), "regression": "double"}.get(answerer.description["task"], "string")
-    outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
-    example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"]).head(2)
+    example = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["train"]["path"])["input"][0]
     with mlflow.start_run(run_id=run), tempfile.TemporaryDirectory() as place:
         answerer.export(folder := Path(place, "model"))
-        turns = (answerer.description["prompt"] or {}).get("turns")
-        beside = (folder / answering.ADAPTER).is_dir()
-        packages = [f"{package}=={_version(package)}" for package in (*PACKAGES, *["peft"] * beside)]
-        _document(folder, known, packages)
-        logged = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"model": str(folder)},
-            signature=ModelSignature(Schema([ColSpec("string", "input")]), Schema(outputs)),
-            input_example=example.select("input").to_dicts()[0],
-            code_paths=[str(Path(__file__).with_name(name)) for name in CODE] if beside or turns else None,
-            pip_requirements=packages,
-        )
+        packed = package(folder, answerer.description, example=example)
+        _document(folder, known, packed["pip_requirements"])
+        logged = mlflow.pyfunc.log_model(name=name, **packed)
         held = Path(mlflow.artifacts.download_artifacts(logged.model_uri), "artifacts", folder.name)
         sent, kept = store.hashes(folder), store.hashes(held)
         for file in sent:
             if fault := store.difference(held / file, sent[file], kept.get(file, "no file")):
                 raise IntegrityError(fault)
     return logged.model_uri
+
+
+def package(folder: Path, description: dict, *, example: str) -> dict:
+    """Return what mlflow.pyfunc.log_model and save_model want to know of an exported model, code and signature too.
+
+    A model that writes takes the parameters of its decoding; without them it writes as it was measured.
+    """
+    labels, decoding = description["labels"] or [], description["decoding"] or {}
+    kind = {"multilabel": Array("string"), "regression": "double"}.get(description["task"], "string")
+    outputs = [ColSpec(kind, "answer"), *(ColSpec("double", label) for label in labels)]
+    most = decoding.get("max_new_tokens")
+    given = [ParamSpec(*each) for each in (*SAMPLING, ("max_new_tokens", "long", most))] if most else []
+    turns, beside = (description["prompt"] or {}).get("turns"), (folder / "adapter").is_dir()
+    return {
+        "python_model": str(Path(__file__).with_name("serving.py")),
+        "artifacts": {"model": str(folder)},
+        "signature": ModelSignature(
+            Schema([ColSpec("string", "input")]), Schema(outputs), ParamSchema(given) if given else None
+        ),
+        "input_example": {"input": example},
+        "code_paths": [str(Path(__file__).with_name(name)) for name in CODE] if beside or turns else None,
+        "pip_requirements": [f"{each}=={_version(each)}" for each in (*PACKAGES, *["peft"] * beside)],
+    }
 
 
 def _document(folder: Path, known: dict, packages: list[str]) -> None:
@@ -208,15 +217,22 @@ def _keep(client: mlflow.MlflowClient, uri: str) -> None:
         disk.sync(Path(unquote(place.path)))
 
 
-def _check(uri: str, name: str) -> None:
-    """Ask the logged model again in a fresh process; IntegrityError when its answers differ from the measured ones."""
+def _check(uri: str, name: str, board: dict) -> list[str]:
+    """Ask the logged model again in a fresh process; return the ids of the rows that it answers otherwise.
+
+    Raises IntegrityError where it is not as equal as its precision lets it be, see equality.py.
+    """
     chosen = json.loads(Path("inputs", f"{name}.json").read_text())
     asked = records.read(chosen["test"]["path"]).head(NUM_CHECKED)
     measured = pl.read_parquet(Path("predictions", "test", f"{name}.parquet")).head(NUM_CHECKED)
-    answers = _asked(uri, asked)["answer"]
-    equal = sum(starmap(_equal, zip(answers, measured["answer"], strict=True))) / len(answers)
-    if equal < SHARE_EQUAL:
-        raise IntegrityError(f"{uri}: only {equal:.1%} of {len(answers)} answers equal those measured; not registered")
+    served = predictions.served(asked, _asked(uri, asked), board["task"])
+    precision = json.loads(Path("models", name, "stepladder.json").read_text())["inference"]["precision"]
+    fault, moved = equality.difference(measured, served, metric=board["metric"], precision=precision)
+    if fault:
+        raise IntegrityError(f"{uri}: {fault}; not registered")
+    if moved:
+        print(f"{uri}: {len(moved)} of {len(asked)} rows are answered otherwise than measured: {', '.join(moved)}")
+    return moved
 
 
 def _asked(uri: str, rows: pl.DataFrame) -> dict[str, list]:
@@ -231,13 +247,6 @@ def _asked(uri: str, rows: pl.DataFrame) -> dict[str, list]:
             raise IntegrityError(f"{uri}: cannot be opened again ({fault}); not registered")
         columns = json.loads(reply.read_text())
     return {column: list(values.values()) for column, values in columns.items()}
-
-
-def _equal(served: str | list[str] | float, measured: str | float) -> bool:
-    """Say whether a served answer is the measured one, of which several labels are kept as one text."""
-    if isinstance(measured, float):
-        return math.isclose(served, measured, rel_tol=MOVED, abs_tol=MOVED)
-    return (targets.written(served) if isinstance(served, list) else served) == measured
 
 
 def _version(package: str) -> str:

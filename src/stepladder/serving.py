@@ -67,8 +67,10 @@ class Answers(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         """Return `answer` and, where there are labels, one column of probability a label, in the order of the input.
 
-        An answer is a label, a text, a number, or a list of labels where a record may have several.
+        An answer is a label, a text, a number, or a list of labels where a record may have several. Of texts, `params`
+        may say temperature (0: the likeliest token), top_k (0: all), top_p, seed of each answer, max_new_tokens.
         """
+        chance = _sampling(params or {})
         texts = model_input["input"].astype(str).tolist()
         size = self.saved["inference"]["eval_batch_size"]
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -76,7 +78,7 @@ class Answers(mlflow.pyfunc.PythonModel):
         with torch.inference_mode(), self._precision():
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
-                for row, answer in zip(batch, self._answers([texts[row] for row in batch]), strict=True):
+                for row, answer in zip(batch, self._answers([texts[row] for row in batch], chance), strict=True):
                     rows[row] = answer
         return pd.DataFrame([rows[row] for row in range(len(texts))])
 
@@ -85,10 +87,10 @@ class Answers(mlflow.pyfunc.PythonModel):
             return torch.autocast(self.device, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _answers(self, texts: list[str]) -> list[dict]:
+    def _answers(self, texts: list[str], chance: dict) -> list[dict]:
         writes = self.saved["form"] in ("causal", "seq2seq")
         if writes and self.saved["labels"] is None:  # a text
-            return [{"answer": self._written(text)} for text in texts]
+            return [{"answer": self._written(text, **chance)} for text in texts]
         scores = self._asked(texts) if writes else self._headed(texts)
         labels = self.saved["labels"]
         if self.saved["task"] == "regression":
@@ -146,15 +148,16 @@ class Answers(mlflow.pyfunc.PythonModel):
         steps = self.model(**batch, labels=wanted, use_cache=False).logits.float().log_softmax(-1)
         return steps.gather(-1, wanted[..., None]).sum((1, 2))
 
-    def _written(self, text: str) -> str:
-        ids = {"input_ids": [self._prompt(text, self.saved["decoding"]["max_new_tokens"])]}
+    def _written(self, text: str, *, seed: int | None = None, **chance) -> str:
+        decoding = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        decoding |= self.saved["decoding"] | chance
+        if seed is not None:
+            torch.manual_seed(seed)  # of each answer, so that none depends on those before it
+        ids = {"input_ids": [self._prompt(text, decoding["max_new_tokens"])]}
         batch = self.tokenizer.pad(ids, return_tensors="pt").to(self.device)
-        decoding = dict(self.saved["decoding"])
         one_line = decoding.pop("one_line")
         end = {"stop_strings": ["\n"], "tokenizer": self.tokenizer} if one_line else {}
-        plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        plain["pad_token_id"] = self.tokenizer.pad_token_id
-        options = {**decoding, **end, **plain}
+        options = {**decoding, **end, "pad_token_id": self.tokenizer.pad_token_id}
         if self.before:
             written = self.before.generate(self.model, **batch, **options)[0]
         else:
@@ -201,6 +204,22 @@ class Answers(mlflow.pyfunc.PythonModel):
     def _filled(self, text: str) -> str:
         prompt = self.saved["prompt"]
         return prompt["template"].format(input=text, input_name=prompt["input_name"], answer_name=prompt["answer_name"])
+
+
+def _sampling(params: dict) -> dict:
+    """Return the options of transformers' generate that the parameters of a request ask for.
+
+    Raises ValueError for a value out of its range.
+    """
+    ranges = {"temperature": (0, 100), "top_k": (0, 10**6), "top_p": (0, 1), "max_new_tokens": (1, 8192)}
+    for name, (least, most) in ranges.items():
+        if name in params and not least <= params[name] <= most:
+            raise ValueError(f"params.{name}: {params[name]} is not allowed; expected {least} to {most}")
+    chosen = {"max_new_tokens": params["max_new_tokens"]} if "max_new_tokens" in params else {}
+    if not params.get("temperature"):
+        return chosen
+    chance = {"temperature": params["temperature"], "top_k": params.get("top_k", 0), "top_p": params.get("top_p", 1.0)}
+    return chosen | chance | {"do_sample": True, "num_beams": 1, "seed": params.get("seed", 0)}
 
 
 def _verify(folder: Path) -> None:
