@@ -60,6 +60,7 @@ def _by_itself(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         folder = request.getfixturevalue("tmp_path_factory").getbasetemp() / "kept"
         monkeypatch.setattr("stepladder.store.kept", lambda kind: folder / kind)
         monkeypatch.setattr("stepladder.forecast.TRIED", {})
+        monkeypatch.setattr("stepladder.examples._last", {})
         if request.path.name != "test_float32.py":
             monkeypatch.setattr("stepladder.float32.exact", lambda: False)
 

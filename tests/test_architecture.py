@@ -17,7 +17,7 @@ SRC, PIPELINES = ROOT / "src" / "stepladder", ROOT / "pipelines"
 FLOORS = (  # top to bottom; a module imports only from its own floor or lower ones, and never in a circle
     "search sync exporter by_hand asking probing",
     "candidates registry champion",
-    "adapting levels probes curriculum tracking compose strict typed rules mixable shipped study trials",
+    "adapting levels probes curriculum examples tracking compose strict typed rules mixable shipped study trials",
     "answering likelihoods training learner checkpoints forecast features doctor mixture",
     "models methods adapters objectives generation replies pooled vocabulary batches settings progress conversions"
     " serving signatures",

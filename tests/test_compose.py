@@ -100,6 +100,29 @@ def test_a_trial_is_the_candidate_with_words_on_top(params):
     assert compose.trial(base, {})["overrides"] == base["overrides"]
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("lora", {"optimizer.learning_rate": 7e-4, "trainer.gradient_clip": None, "data.max_rows": 100}),
+        ("lora", {"method.target_modules": ["query", "value"], "optimizer.betas": [0.8, 0.9]}),
+        ("lora", {"trainer.monitor": "loss"}),
+        ("zero_shot", {"prompt.template": "It's {input}:\n{answer_name}"}),
+        ("tfidf", {"model.C": 3.0, "model.ngram_max": 1}),
+    ],
+)
+def test_values_are_put_where_hydra_would_put_them(params, name, changes, monkeypatch):
+    base = compose.candidate(name, params)
+    quick = compose.trial(base, changes)
+    monkeypatch.setattr(compose, "_put", lambda *_: None)
+    assert compose.trial(base, changes) == quick
+    assert quick["overrides"] != base["overrides"]
+
+
+def test_a_key_that_is_not_there_is_refused_by_hydra(params):
+    with pytest.raises(ConfigError, match="learning_rat"):
+        compose.trial(compose.candidate("lora", params), {"optimizer.learning_rat": 1e-3})
+
+
 def test_a_trial_with_another_option_starts_from_its_file(params):
     changed = compose.trial(compose.candidate("lora", params), {"method": "full"})
     assert changed["method"] == {"name": "full"}

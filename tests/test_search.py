@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,8 @@ from stepladder import (
     candidates,
     compose,
     dialects,
+    doctor,
+    examples,
     exporter,
     learner,
     levels,
@@ -28,7 +31,7 @@ from stepladder import (
     study,
 )
 from stepladder.errors import ConfigError
-from tests.conftest import sentences
+from tests.conftest import LORA, sentences
 
 pytestmark = pytest.mark.slow
 
@@ -351,3 +354,43 @@ def test_how_much_each_key_mattered_stands_beside_the_sections_that_won(place, c
     found = yaml.safe_load(Path("tuned", "lora.yaml").read_text())
     assert found["sections"]["optimizer"]["learning_rate"] == 0.1
     assert list(found["importance"]) == list(space) and found["importance"]["optimizer.learning_rate"] > 0.9
+
+
+STARTS_S = 0.4  # CPU-seconds; .2 is the goal on one core, and a second machine is slower
+
+
+@pytest.mark.parametrize("method", ["frozen", "lora"])
+def test_a_second_trial_begins_its_steps_at_once(place, choose, monkeypatch, method):
+    spent, real, began = [], learner.Learner.training_step, {}
+
+    def step(own, *given):
+        if began:
+            spent.append(time.process_time() - began.pop("at"))
+        return real(own, *given)
+
+    def asked(config, changes):
+        began["at"] = time.process_time()
+        return trial(config, changes)
+
+    monkeypatch.setattr(learner.Learner, "training_step", step)
+    chosen = {"name": "frozen"} if method == "frozen" else LORA
+    search.sweep(lora(choose, {"method": chosen}, n_trials=3), asked)
+    assert len(spent) == 3 and max(spent[1:]) < STARTS_S, spent
+
+
+def test_trials_on_equal_records_share_their_examples_and_others_do_not(place, choose, monkeypatch):
+    looked, real = [], doctor.encoded
+    monkeypatch.setattr(doctor, "encoded", lambda *given: looked.append(1) or real(*given))
+    search.sweep(lora(choose), trial)
+    assert len(looked) == 1
+    shared = table()
+    for number, change in enumerate(
+        ({"max_rows": 24}, {"parameters": {"trainer.max_length": [16, 24]}, "sampler": "grid"})
+    ):
+        looked.clear()
+        search.sweep(lora(choose, **change), trial)
+        assert len(looked) == 1 + number, "other rows, or tokens, are looked at anew"
+    monkeypatch.setattr(examples, "_asked", lambda *_: None)
+    shutil.rmtree("state")
+    search.sweep(lora(choose), trial)
+    assert table().equals(shared), "the same trials where each makes its own"

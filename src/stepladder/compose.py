@@ -16,6 +16,7 @@ from stepladder.errors import ConfigError, unknown
 CONF = schema.PACKAGE.parents[1] / "conf"
 GROUPS = tuple(name for name in schema.table()["sections"] if name not in ("candidate", "seed", "corpus"))
 OF_DATA = ("data", "split", "task")  # sections that belong to a data set, whoever reads it
+NAMING = ("name", "monitor", "source")  # keys whose value is a plug-in, whose code is a part of a candidate
 COMPARED = (*OF_DATA, "gate", "price")
 
 
@@ -72,12 +73,29 @@ def complete(made: list[str]) -> dict:
 def trial(composed: dict, changes: dict) -> dict:
     """Return the candidate composed again with {key: value} on top; another option of a group starts from its file.
 
-    Raises ConfigError with Hydra's reason where they cannot be composed.
+    Values alone are put where Hydra would put them (conf/ has no interpolation), in 1 ms instead of 160, for trials of
+    a second. Raises ConfigError with Hydra's reason where they cannot be composed.
     """
     said = overrides([Word("sweep", key, value) for key, value in changes.items()])
+    if (found := _put(composed, changes)) is not None:
+        return found | {"overrides": [*composed["overrides"], *said]}
     chosen = {key for key in changes if key in GROUPS and f"{key}={changes[key]}" not in composed["overrides"]}
     kept = [own for own in composed["overrides"] if not own.lstrip("+").startswith(tuple(f"{key}." for key in chosen))]
     return _complete([*kept, *said]) | {"options": composed["options"]}
+
+
+def _put(composed: dict, changes: dict) -> dict | None:
+    """Return a copy with values put in; None where a group, a plug-in's name or a key that is not there is changed."""
+    found = copy.deepcopy(composed)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        inner = found
+        for part in parents:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if not (parents and isinstance(inner, dict) and last in inner) or last in NAMING:
+            return None
+        inner[last] = _text_keys(value)
+    return found
 
 
 def dataset(name: str, params: dict) -> dict:

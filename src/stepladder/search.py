@@ -3,9 +3,10 @@
 The first trial of a search by a sampler has the candidate's own values; a grid has the points that it names.
 """
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import polars as pl
@@ -74,6 +75,14 @@ def _evaluated(config: dict, files, trial: Trial, state: Path, asked: list) -> I
             outcome = reason
         yield outcome
         shutil.rmtree(state / "fit", ignore_errors=True)
+        _settle()
+
+
+@cache
+def _settle() -> None:
+    """Let Python's collector pass over what the first trial imported, a million objects, when it looks for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def _tried(config: dict, files, sections: dict, trial, state: Path) -> float:

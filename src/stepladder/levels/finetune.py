@@ -19,9 +19,7 @@ from stepladder import (
     adapting,
     answering,
     combining,
-    curriculum,
-    doctor,
-    features,
+    examples,
     methods,
     mixture,
     models,
@@ -59,10 +57,7 @@ class Level(answering.LanguageLevel):
         total, trained = models.count(answerer.model)
         answerer.objective.packing = plan.packing
         further, seen_of_further = mixture.parts(self.sections, self.further, answerer)
-        parts, seen = doctor.encoded(answerer.objective, train, val)
-        parts[0] = curriculum.scored(parts[0], answerer.objective, plan.curriculum, seed=plan.seed)
-        if answerer.description["form"] == "pooled":
-            parts = [features.of(answerer, part, plan, base=self.base) for part in parts]
+        parts, seen = examples.of(answerer, train, val, plan, base=self.base)
         facts, self.validated = training.fit(
             (answerer.model, answerer.objective),
             plan,
