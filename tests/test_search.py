@@ -356,6 +356,22 @@ def test_how_much_each_key_mattered_stands_beside_the_sections_that_won(place, c
     assert list(found["importance"]) == list(space) and found["importance"]["optimizer.learning_rate"] > 0.9
 
 
+def test_the_numbers_of_a_baseline_are_searched_and_train_takes_those_that_won(place, choose):
+    records.write_json(splits.assign("films", None), Path("inputs", "tfidf.json"))
+    records.write_json({"name": "tfidf", "folder": None, "files": {}}, Path("assets", "tfidf.json"))
+    space = {"model.C": "tag(log, interval(1e-6, 100.0))", "model.ngram_max": "range(1, 4)"}
+    sweep = {"parameters": space, "sampler": "random", "n_trials": 6, "max_rows": None, "max_epochs": None}
+    config = {**choose("baseline", "tfidf", model={"C": 1e-6}), "candidate": "tfidf", "sweep": sweep}
+    search.sweep(config, trial)
+    table = pl.read_parquet("reports/trials/tfidf.parquet")
+    best = table.row(table["score"].arg_max(), named=True)
+    assert best["model.C"] > 1e-6 and best["score"] > table["score"][0], "the candidate's own is first"
+    (section,) = yaml.safe_load(Path("tuned", "tfidf.yaml").read_text())["sections"].values()
+    assert section == {**config["model"], "C": best["model.C"], "ngram_max": best["model.ngram_max"]}
+    candidates.train(config)
+    assert json.loads(Path("models", "tfidf", "stepladder.json").read_text())["model"] == section
+
+
 STARTS_S = 0.4  # CPU-seconds; .2 is the goal on one core, and a second machine is slower
 
 

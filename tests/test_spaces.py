@@ -109,6 +109,7 @@ RATE = "optimizer.learning_rate"
         ({"parameters": {"optimizer.learning_rat": [1]}, **TPE}, "Did you mean 'learning_rate'?"),
         ({"parameters": {"method": ["lora", "dorra"]}, **TPE}, "Did you mean 'dora'?"),
         ({"parameters": {"model": ["minilm", "smollm2"]}}, "No section to search in named 'model'"),
+        ({"parameters": {"model.conversion": ["gguf", None]}}, "a model that is fetched is no baseline"),
         ({"parameters": {"method": ["lora", "ia3"], "method=ia": {"method.r": [4]}}}, "Did you mean 'ia3'?"),
         ({"parameters": {"method=lora": {"method.r": [4]}}}, "No searched group named 'method'"),
         ({"parameters": {"method": ["lora", "ia3"], "method=ia3": {"method.r": [4]}}}, "'method.r'"),

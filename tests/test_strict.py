@@ -212,7 +212,7 @@ def test_all_faults_are_told_at_once_one_line_each(tmp_path):
             "'max_tokens'",
         ),
         ({"level": "pretrain", "model": "tiny_llama"}, None, "level pretrain needs corpus"),
-        ({"level": "baseline", "model": "tfidf", "sweep": "lora"}, "sweep", "level baseline never reads sweep"),
+        ({"level": "baseline", "model": "tfidf", "method": "lora"}, "method", "level baseline never reads method"),
         ({"model": "tfidf"}, "level", "is missing"),
         (["level"], None, "expected keys: level, model"),
     ],

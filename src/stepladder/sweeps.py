@@ -14,6 +14,7 @@ from stepladder.spaces import Parameter, Where
 
 NUMERIC = ("cmaes", "qmc")  # samplers of numbers
 UNBRANCHED = ("gp", *NUMERIC)  # samplers of spaces in which every parameter always exists
+FETCHED = "a model that is fetched is no baseline, whose values alone can be searched; leave it out"
 ONE_CHECK = "a trial here validates once; raise trainer.checks_per_epoch, or prune none"
 MAX_CORNERS = 16  # of a space that are looked at before anything runs
 
@@ -21,11 +22,12 @@ MAX_CORNERS = 16  # of a space that are looked at before anything runs
 def problems(sweep: dict) -> list[Problem]:
     """Return what is wrong with a section sweep by itself, beyond its keys and their types."""
     space, found = spaces.read(sweep["parameters"])
+    sections, values = (schema.table()[name] for name in ("searchable", "searchable_values"))
     for each in space:
-        place, section = each.place, each.key.partition(".")[0]
-        if section not in schema.table()["searchable"]:
-            found.append((place, unknown("section to search in", section, schema.table()["searchable"])))
-        elif "." in each.key:
+        place, (section, dot, _) = each.place, each.key.partition(".")
+        if section not in (known := [*sections, *(values if dot else ())]):
+            found.append((place, unknown("section to search in", section, known)))
+        elif dot:
             found += [(place, text) for value in each.values for _, text in schema.leaf(each.key, value)]
     return found or faults(space, sweep) + _enqueued(space, sweep)
 
@@ -65,6 +67,8 @@ def of_candidate(found: dict) -> list[Problem]:
         section, dot, inner = each.key.partition(".")
         if dot and not each.where and inner.split(".")[0] not in (found[section] or {}):
             problems.append((each.place, unknown("key of this candidate", inner, found[section] or ())))
+        elif section in schema.table()["searchable_values"] and found[section]["kind"] != "baseline":
+            problems.append((each.place, FETCHED))
     if sweep["max_epochs"] and "max_epochs" not in trainer:
         problems.append(("sweep.max_epochs", f"level {found['level']['name']} trains nothing; leave it null"))
     if pruned and num_checks(found) < 2:
