@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import lightning
 import polars as pl
@@ -50,6 +51,11 @@ class Learner(lightning.LightningModule):
         self.unwritten = silent and settings.monitor == "loss"
         adapters.begin(model, total_steps)
 
+    @cached_property
+    def weights(self) -> list[torch.nn.Parameter]:
+        """All weights of the model: walking through its modules takes as long as a head's step."""
+        return list(self.parameters())
+
     def on_train_epoch_start(self):
         self.trainer.train_dataloader.batch_sampler.epoch = self.current_epoch
         if self.settings.layers_per_epoch:
@@ -70,17 +76,17 @@ class Learner(lightning.LightningModule):
 
     def loss(self, batch: dict, parts: int) -> torch.Tensor:
         """Return the loss of a step, gradients included: of its batch, and of each further data set by its weight."""
-        loss, step = microbatches.loss(self.model, self.objective, batch, parts), self.global_step
+        loss, step = microbatches.loss(self.model, self.objective, batch, parts, self.weights), self.global_step
         self.seen = [batch]
         for name, part in self.further.items():
             drawn = part.batch(step, loss.device)
-            own = microbatches.loss(self.model, part.objective, drawn, min(parts, len(drawn["row"])))
+            own = microbatches.loss(self.model, part.objective, drawn, min(parts, len(drawn["row"])), self.weights)
             loss, self.further_losses[name] = loss + part.weight * own, own.detach()
             self.seen.append(drawn)
         return loss
 
     def on_before_optimizer_step(self, optimizer):
-        weights = [weight for weight in self.parameters() if weight.grad is not None]
+        weights = [weight for weight in self.weights if weight.grad is not None]
         if self.settings.gradient_clip:
             norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.gradient_clip)
         else:

@@ -35,12 +35,13 @@ class Known(torch.autograd.Function):
         return None, None, *gradients
 
 
-def loss(model, objective, batch: dict, parts: int) -> Tensor:
-    """Return the objective's loss of the batch, computed in so many parts, gradients included.
+def loss(model, objective, batch: dict, parts: int, weights: list | None = None) -> Tensor:
+    """Return the objective's loss of the batch, computed in so many parts, gradients of what is trained included.
 
-    They are all there when it returns: what runs out of memory leaves no half gradient behind.
+    They are all there when it returns: what runs out of memory leaves no half gradient behind. `weights` are those of
+    the model in its order, which whoever takes many steps lists once.
     """
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = [weight for weight in weights or model.parameters() if weight.requires_grad]
     pieces = split(batch, parts)
     counts = [objective.count(piece) for piece in pieces] if len(pieces) > 1 else [1]
     total, gradients = 0.0, None
