@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import yaml
 
-from benchmarks import clocks, rounds, subjects, table
+from benchmarks import clocks, rounds, searches, subjects, table
 from benchmarks.rounds import OURS, Contest, Pairing, Run
 
 ABOUT = {"clock": "CPU seconds", "threads": 1, "date": "2026-01-02", "versions": {"torch": "1.0"}, "load": 0.5}
@@ -120,6 +121,67 @@ def test_rows_of_other_families_outlive_a_run_of_some(results):
         [{**row, **ABOUT, "family": name} for name in ("fits", "scoring") for row in rounds.play(contest(), number=1)]
     )
     assert [row["family"] for row in table.kept(["fits"])] == ["scoring"]
+
+
+def answers(right: dict[str, str], unit: str = "id") -> pl.DataFrame:
+    """Return predictions {"a1": "01"}: a row for each mark of a document, right where it is 1."""
+    rows = [(f"{name}{i}", name, mark) for name, marks in right.items() for i, mark in enumerate(marks)]
+    ids, units, marks = zip(*rows, strict=True)
+    return pl.DataFrame({"id": ids, "unit": units if unit == "unit" else ids, "target": "1", "answer": marks})
+
+
+def test_seeds_of_a_row_and_rows_of_a_document_are_drawn_together():
+    better, shipped = ({f"d{i}": mark * 10 for i in range(40)} for mark in "10")
+    mixed = better | {f"d{i}": "0" * 10 for i in range(30)}
+    found = {unit: [answers(mixed, unit)] * 3 for unit in ("id", "unit")}
+    whole, apart = (searches.gain(found[unit], [answers(shipped, unit)] * 3) for unit in ("unit", "id"))
+    assert whole["difference"] == apart["difference"] == 0.25
+    assert (whole["units"], apart["units"]) == (40, 400)
+    assert 0.1 < whole["low"] < 0.17, "a quarter of 40 documents: .25 - 1.64 * sqrt(.25 * .75 / 40) = .14"
+    assert 0.2 < apart["low"] < 0.23, "of 400 rows"
+    assert searches.gain(found["unit"][:1], [answers(shipped, "unit")])["low"] == whole["low"], (
+        "equal seeds add nothing"
+    )
+    assert whole["better"] and whole["not_inferior"]
+    worse = searches.gain([answers(shipped)], [answers(mixed)])
+    assert worse["difference"] == -0.25 and not worse["not_inferior"] and not worse["better"]
+
+
+def tried(*scores: float | None) -> list[dict]:
+    return [
+        {"score": score, "seconds": 2.0 if score else 1.0, "passes": 10 if score else 1, "pruned": not score}
+        for score in scores
+    ]
+
+
+def test_the_share_of_compute_counts_what_was_spent_up_to_the_goal():
+    random = tried(0.7, 0.8, 0.75, 0.6)
+    assert searches.shares(tried(0.7, None, None, 0.8, 0.9), random) == {"seconds": 0.75, "passes": 0.55}
+    assert searches.shares(tried(0.7, None, 0.79), random) == {"seconds": None, "passes": None}
+
+
+def test_a_trial_that_was_ended_has_no_score_and_the_passes_it_made():
+    whole = SimpleNamespace(value=0.8, state=SimpleNamespace(name="COMPLETE"), user_attrs={"steps": [3, 6]})
+    ended = SimpleNamespace(value=0.7, state=SimpleNamespace(name="PRUNED"), user_attrs={"steps": [3]})
+    baseline = SimpleNamespace(value=0.6, state=SimpleNamespace(name="COMPLETE"), user_attrs={})
+    assert searches.told([whole, ended, baseline], [2.0, 1.0, 0.504]) == [
+        {"score": 0.8, "seconds": 2.0, "passes": 2, "pruned": False},
+        {"score": None, "seconds": 1.0, "passes": 1, "pruned": True},
+        {"score": 0.6, "seconds": 0.5, "passes": 1, "pruned": False},
+    ]
+
+
+def test_the_table_of_searches_says_what_is_shown_and_what_is_not():
+    won = {"difference": 0.012, "low": 0.004, "units": 9, "not_inferior": True, "better": True}
+    lost = {"difference": -0.004, "low": -0.013, "units": 9, "not_inferior": False, "better": False}
+    row = {"candidate": "frozen", "data": "tweets", "num_test": 2019, "gains": {"tpe": won, "random": lost}}
+    row |= {"scores": {"default": [0.8, 0.81], "tpe": [0.82, 0.83], "random": [0.8, 0.802]}}
+    row |= {"seconds": {"tpe": [10.0, 12.4], "random": [20.0, 21.0]}}
+    row |= {"shares": [{"seconds": 0.4, "passes": 0.255}, {"seconds": None, "passes": None}]}
+    assert searches.markdown([row]).splitlines()[-1] == (
+        "| frozen | tweets | 2,019 | 0.8050 | 0.8250 | 0.8010 | +0.0120 | +0.0040, better "
+        "| -0.0040 | -0.0130, **not shown** | 41 | 22 | 0.40, never | 0.26, never |"
+    )
 
 
 def test_no_function_is_longer_than_elsewhere():
