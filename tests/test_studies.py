@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stepladder import leaderboard
+from studies.domains import table as domains
 from studies.forgetting import table as forgetting
 from tests.test_leaderboard import story
 
@@ -33,6 +34,15 @@ def test_what_was_forgotten_stands_beside_what_was_learnt(board, tmp_path):
     assert "| full | 0.870 | -0.0200 | -0.0300 to -0.0100 | +0.010 |" in shown and "400 test rows, 1.1000 bits" in shown
     forgetting.picture(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_each_domain_has_its_score_and_the_union_its_lead(board, monkeypatch):
+    monkeypatch.setattr(domains, "CONTROL", "full")
+    rows = {row["candidate"]: row for row in domains.table(board)}
+    assert set(rows["lora"]["domains"]) == {"movie", "tweets"} and rows["full"]["union_gain"] is None
+    gain = rows["tfidf"]["union_gain"]["difference"]
+    assert gain == pytest.approx(rows["full"]["score"]["test"] - rows["tfidf"]["score"]["test"])
+    assert domains.markdown(list(rows.values())).count("\n") == 2 + len(rows)
 
 
 @pytest.mark.parametrize("file", sorted(Path("studies").glob("*/params.yaml")), ids=lambda file: file.parent.name)
