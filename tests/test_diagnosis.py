@@ -59,6 +59,65 @@ def test_answers_that_are_all_alike_have_no_worst_and_long_texts_are_cut() -> No
     assert found["worst"] == [] and len(found["best"][0]["answer"]) == 302
 
 
+def texts(*answers: str) -> pl.DataFrame:
+    return generated(list(answers), ["a cat", "b", "c d"])
+
+
+MANY = several(0, 20)
+SHARED = [  # task, predictions of two candidates, the row about which they differ most
+    ("classification", classified(2, 3), classified(2, 3).with_columns(answer=pl.Series(["no", None, "no"])), None),
+    ("multilabel", MANY, MANY.with_columns(answer=pl.when(pl.col("id") == MANY["id"][7]).then(pl.lit("[]"))
+        .otherwise("answer")), MANY["id"][7]),
+    ("regression", NUMBERS, NUMBERS.with_columns(answer=pl.Series([1.0, 2.5, 9.0, 4.5])), "2"),
+    ("generation", texts("a cat", "b", "c"), texts("a cat", "x", "c d"), "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "one", "other", "first"), SHARED)
+def test_what_is_answered_most_differently_is_shown_with_all_answers(task, one, other, first) -> None:
+    found = diagnosis.shared({"a": one, "b": other.reverse()}, inputs(one), task=task, seed=1)
+    assert len(found) == min(5, len(one)) and first in (None, found[0]["id"])
+    given = {name: dict(frame.select("id", "answer").iter_rows()) for name, frame in (("a", one), ("b", other))}
+    for row in found:
+        assert row["input"] == f"text {row['id']}" and list(row["answers"]) == ["a", "b"]
+        assert {name: told["answer"] for name, told in row["answers"].items()} == {
+            name: answers[row["id"]] for name, answers in given.items()
+        }
+        known = [len(told["probabilities"]) for told in row["answers"].values()]
+        assert task != "classification" or known == [told["answer"] is not None for told in row["answers"].values()]
+    json.dumps(found)
+
+
+def test_rows_answered_equally_differently_are_drawn_by_the_seed_and_not_by_their_order() -> None:
+    one = classified(2, 80)
+    other = one.with_columns(answer=pl.when(pl.col("answer") == "no").then(pl.lit("yes")).otherwise(pl.lit("no")))
+
+    def ids(frames: tuple, seed: int) -> list[str]:
+        named = dict(zip("ab", frames, strict=True))
+        return [row["id"] for row in diagnosis.shared(named, inputs(one), task="classification", seed=seed)]
+
+    assert ids((one, other), 1) == ids((one.reverse(), other), 1) != ids((one, other), 2)
+
+
+def test_raw_text_has_no_answers_and_one_candidate_differs_from_none() -> None:
+    assert diagnosis.shared({"a": modelled(), "b": modelled()}, pl.DataFrame(), task="language_modeling", seed=1) == []
+    assert diagnosis.shared({"a": classified(2, 9)}, pl.DataFrame(), task="classification", seed=1) == []
+
+
+def test_what_a_search_chose_is_told_as_overrides_of_the_candidates_own_values() -> None:
+    own = {"method": {"name": "full"}, "optimizer": {"_target_": "AdamW", "betas": [0.9, 0.99], "learning_rate": 1e-3}}
+    won = {
+        "method": {"_target_": "peft.LoraConfig", "r": 8},
+        "optimizer": own["optimizer"] | {"learning_rate": 2e-4, "betas": [0.9, 0.95]},
+        "curriculum": {"name": "length"}, "sweep": None,
+    }  # fmt: skip
+    assert diagnosis.chosen(own | {"curriculum": None}, won) == [
+        "method._target_=peft.LoraConfig", "method.r=8", "optimizer.betas=[0.9, 0.95]",
+        "optimizer.learning_rate=0.0002", "curriculum.name=length", "sweep=null",
+    ]  # fmt: skip
+    assert diagnosis.chosen(own, {}) == []
+
+
 def test_curves_keep_first_and_last_point_and_no_learning_rate(tmp_path) -> None:
     lines = [{"name": name, "value": float(step), "step": step, "epoch": 0}
              for step in range(1000) for name in ("train/loss", "train/learning_rate")]  # fmt: skip

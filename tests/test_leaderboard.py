@@ -105,7 +105,8 @@ def candidate(root: Path, name: str, *, num_rows: int = 400, share: float | None
     (root / f"state/store/models/{model}/model.safetensors").write_bytes(bytes(num_parameters // 1000))
     save(root / f"assets/{name}.json", {"name": model, "folder": f"state/store/models/{model}", "files": {}})
     save(root / f"inputs/{name}.json", assigned(root, data))
-    save(root / f"tuned/{name}.yaml", {"sections": {}, **({"key": "searched"} if name == "lora" else {})})
+    won = {"sections": {"method": section | {"r": 16}}, "key": "searched"} if name == "lora" else {"sections": {}}
+    save(root / f"tuned/{name}.yaml", won)
     cost = {"key": "trained", "cpu_seconds": 2.0 * seconds, "gpu_seconds": 0.0, "peak_memory_bytes": 900_000_000}
     cost |= {"energy_kwh": seconds / 1e5, "tokens": 1000 * seconds}
     save(root / f"runs/{name}/train.json", cost | {"seconds": seconds + 9, "fit_seconds": seconds})
@@ -532,8 +533,38 @@ def test_a_search_stands_on_the_page_with_what_matters_and_what_is_untried(board
         assert words in html
     assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg/>").decode()}"' in html
     assert "searches" not in re.findall(r"<h2 id=\"(\w+)\"", report.page(board | {"searches": {}}))
+    assert {row["candidate"]: row["tuned"] for row in board["rows"] if row["tuned"]} == {"lora": ["method.r=16"]}
+    assert '<code>level=finetune model=minilm</code></td> <td class="left"><code>method.r=16</code></td>' in html
     before = leaderboard.inputs(root, leaderboard.configured(root))
+    assert "tuned/lora.yaml" in before
     assert "reports/searches/lora/search.json" in before and "reports/searches/full/search.json" not in before
+
+
+@pytest.mark.capability(49)
+def test_the_same_inputs_stand_on_the_page_with_the_answer_of_every_candidate(root: Path, board: dict) -> None:
+    names = [row["candidate"] for row in board["rows"]]
+    frames = {name: pl.read_parquet(root / f"predictions/test/{name}.parquet") for name in names}
+    given = {name: {row["id"]: row for row in frame.to_dicts()} for name, frame in frames.items()}
+    agreeing = {
+        row: sum(a[row]["answer"] == b[row]["answer"] for a, b in itertools.combinations(given.values(), 2))
+        for row in frames["full"]["id"]
+    }
+    html, least = report.page(board), sorted(agreeing.values())[:5]
+    assert [agreeing[one["id"]] for one in board["shared"]] == least and list(board["shared"][0]["answers"]) == names
+    for one in board["shared"]:
+        for name, answer in one["answers"].items():
+            found = given[name][one["id"]]
+            assert answer == {"answer": found["answer"], "probabilities": [found["probabilities"][found["answer"]]]}
+        assert one["input"] in html and html.count('<th scope="rowgroup"') == 5
+    assert html.count('data-of="full"') == 5 and "most pairs of candidates answer differently" in html
+
+
+def test_where_a_model_named_no_label_a_dash_stands_among_the_answers(board: dict) -> None:
+    board = json.loads(json.dumps(board))
+    board["shared"][0]["answers"]["zero_shot"] = {"answer": None, "probabilities": []}
+    html = report.page(board)
+    assert re.findall(r'data-of="zero_shot"><div><span>([^<]*)</span></div>', html) == [text.DASH]
+    assert 'href="#same"' not in report.page(board | {"shared": []})
 
 
 def test_the_menu_names_the_sections_that_are_there(board: dict) -> None:

@@ -3,6 +3,7 @@
 Rows are judged by one number each, the smaller the better: `COSTS`.
 """
 
+import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stepladder import metrics
+from stepladder import metrics, targets
 from stepladder.predictions import indices, matrix
 
 COSTS = {  # task -> the metric whose rows say how bad an answer is, or how good
@@ -20,7 +21,7 @@ COSTS = {  # task -> the metric whose rows say how bad an answer is, or how good
     "regression": "mean_absolute_error",
     "generation": "token_f1",
 }
-NUM_BEST, NUM_WORST, MAX_POINTS, MAX_CHARACTERS = 3, 5, 120, 300
+NUM_BEST, NUM_WORST, NUM_SHARED, MAX_POINTS, MAX_CHARACTERS = 3, 5, 5, 120, 300
 
 
 def curves(history: Path) -> dict[str, list[list[float]]]:
@@ -61,6 +62,60 @@ def examples(predictions: pl.DataFrame, rows: pl.DataFrame, task: str) -> dict[s
 
     worst = [row for row in order[::-1][:NUM_WORST].tolist() if costs[row] > costs[order[0]]]
     return {"best": [shown(row) for row in order[:NUM_BEST].tolist()], "worst": [shown(row) for row in worst]}
+
+
+def shared(frames: dict[str, pl.DataFrame], rows: pl.DataFrame, *, task: str, seed: int) -> list[dict]:
+    """Return {id, input, target, answers: {candidate: {answer, probabilities}}} of what is answered most differently.
+
+    frames: test predictions of each candidate, about the same ids. probabilities: of each label that was answered.
+    Ties go by a seeded hash of the id. Raw text has no answers, and one candidate alone differs from none.
+    """
+    if len(frames) < 2 or task == "language_modeling":
+        return []
+    frames = {name: frame.sort("id") for name, frame in frames.items()}
+    first, texts = next(iter(frames.values())), dict(rows.select("id", "input").iter_rows())
+    unlike, names = _unlike(list(frames.values()), task), first["id"].to_list()
+    places = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names]
+    picked = sorted(range(len(names)), key=lambda row: (-unlike[row], places[row]))[:NUM_SHARED]
+    return [
+        {"id": names[row], "input": _cut(texts[names[row]]), "target": _cut(first["target"][row])}
+        | {"answers": {name: _answered(frame.row(row, named=True), task) for name, frame in frames.items()}}
+        for row in picked
+    ]
+
+
+def chosen(own: dict, found: dict, *, under: str = "") -> list[str]:
+    """Return what a search put in place of a candidate's own values: ["optimizer.learning_rate=0.002"].
+
+    own: its composed sections; found: those of tuned/<c>.yaml, whole.
+    """
+    lines = []
+    for key, value in found.items():
+        before = own.get(key)
+        if isinstance(value, dict):
+            lines += chosen(before if isinstance(before, dict) else {}, value, under=f"{under}{key}.")
+        elif key not in own or value != before:
+            lines.append(f"{under}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return lines
+
+
+def _unlike(frames: list[pl.DataFrame], task: str) -> np.ndarray:
+    """Return how far apart the answers to each row are, (rows,).
+
+    Of labels how many pairs of candidates agree, below zero; of numbers, and of what texts cost, their deviation.
+    """
+    if task in ("classification", "multilabel"):
+        given = zip(*(frame["answer"] for frame in frames), strict=True)
+        return np.array([-sum(number**2 for number in Counter(answers).values()) for answers in given])
+    values = [frame["answer"].to_numpy() if task == "regression" else _costs(frame, task) for frame in frames]
+    return np.std(values, axis=0).round(9)  # answers that are alike may differ in the last bits of their mean
+
+
+def _answered(found: dict, task: str) -> dict:
+    """Return the answer of a row of predictions, and the probability of each label that it names."""
+    answer, given = found["answer"], found.get("probabilities") or {}
+    named = targets.several(answer) if task == "multilabel" else [answer]
+    return {"answer": _cut(answer), "probabilities": [given[label] for label in named if label in given]}
 
 
 def _costs(predictions: pl.DataFrame, task: str) -> np.ndarray:

@@ -33,6 +33,7 @@ TRACKED = ("seed", "data", "task", "gate", "price", "candidates", "code")  # key
 MLFLOW = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 TEST = "data/{0}/test.parquet"
 SEARCH = "reports/searches/{0}/search.json"  # of candidates that were searched
+TUNED = "tuned/{0}.yaml"  # what their searches chose; empty where there was none, and by hand not there
 READ = (
     ("configure", "build/{0}.yaml"),
     ("train", "models/{0}/stepladder.json"),
@@ -45,7 +46,7 @@ PLOT = (  # a stage that fails leaves none of its files behind, but those of lat
     ("configure", "build/{0}.yaml"),
     ("fetch", "assets/{0}.json"),
     ("assign", "inputs/{0}.json"),
-    ("sweep", "tuned/{0}.yaml"),
+    ("sweep", TUNED),
     *READ[1:],
 )
 OF_DATA = (
@@ -99,7 +100,8 @@ def inputs(root: Path, config: dict) -> dict[str, str]:
     """Return {path: sha256} of what determines a leaderboard, as far as it is there: what stage compare tracks."""
     settings = json.dumps({key: config.get(key) for key in TRACKED}, sort_keys=True).encode()
     pieces = [path.format(name) for name in config["candidates"] for stage, path in READ if stage != "configure"]
-    pieces += [TEST.format(config["data"]["name"]), *map(SEARCH.format, config["candidates"])]
+    pieces += [path.format(name) for name in config["candidates"] for path in (SEARCH, TUNED)]
+    pieces += [TEST.format(config["data"]["name"])]
     contents = {path: (root / path).read_bytes() for path in pieces if (root / path).exists()}
     contents["build/compare/compare.yaml"] = settings
     return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
@@ -186,6 +188,8 @@ def _compared(root: Path, board: dict, rows: list[dict]) -> dict:
             row["calibration"] = calibration.of(frames[name]["val"], tests[name])
     rows = verdict.ranked(rows, greater_is_better=board["greater_is_better"])
     found = comparison.of(rows, tests, board=board, records=records)
+    options = {"task": board["task"], "seed": board["seed"]}
+    found["shared"] = diagnosis.shared({row["candidate"]: tests[row["candidate"]] for row in rows}, records, **options)
     decision = None
     if any(row["level"] == "baseline" for row in rows):
         compare = partial(comparison.between, found["pairs"])
@@ -223,7 +227,7 @@ def _refuse_without_baseline(board: dict, rows: list[dict]) -> None:
 
 def _row(root: Path, name: str) -> dict:
     config, scores = _yaml(root / f"build/{name}.yaml"), _json(root / f"metrics/{name}.json")
-    facts = _json(root / f"models/{name}/stepladder.json")
+    facts, tuned = _json(root / f"models/{name}/stepladder.json"), root / TUNED.format(name)
     return {
         "candidate": name,
         "level": config["level"]["name"],
@@ -237,6 +241,7 @@ def _row(root: Path, name: str) -> dict:
         "risks": _json(root / f"reports/probes/{name}.json"),
         **{key: facts.get(key) for key in FACTS},
         "overrides": config.get("overrides") or [],
+        "tuned": diagnosis.chosen(config, _yaml(tuned)["sections"] if tuned.exists() else {}),
         "command": _command(name),
     }
 
