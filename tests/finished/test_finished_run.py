@@ -19,6 +19,7 @@ from tests import elsewhere
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("val/", "test/")
+MAX_PAGE_BYTES = 2_000_000
 NUM_ASKED = 128  # test rows that saved models answer again, one by one
 BF16 = 0.1  # a probability in float32 and in the shipped precision differ by less
 SHARE_EQUAL = 0.98  # of answers in float32 that equal those of the shipped precision
@@ -60,6 +61,11 @@ def test_every_candidate_of_params_stands_in_the_table_and_all_levels_are_compar
     assert board["num_test_rows"] >= 1000
     assert all(row["num_rows"]["test"] == board["num_test_rows"] for row in board["rows"])
     assert all(0 <= row["rows_seen"] <= row["num_train_rows"] for row in board["rows"])
+
+
+def test_the_page_can_be_sent_by_mail(board):
+    assert (ROOT / "reports" / "leaderboard.html").stat().st_size <= MAX_PAGE_BYTES
+    assert {name for one in board["shared"] for name in one["answers"]} == {row["candidate"] for row in board["rows"]}
 
 
 def test_every_score_follows_from_the_saved_predictions(board):
