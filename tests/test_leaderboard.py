@@ -556,7 +556,7 @@ def test_the_same_inputs_stand_on_the_page_with_the_answer_of_every_candidate(ro
             found = given[name][one["id"]]
             assert answer == {"answer": found["answer"], "probabilities": [found["probabilities"][found["answer"]]]}
         assert one["input"] in html and html.count('<th scope="rowgroup"') == 5
-    assert html.count('data-of="full"') == 5 and "most pairs of candidates answer differently" in html
+    assert html.count('data-of="full"') == 5 and "about which most pairs of candidates disagree" in html
 
 
 def test_where_a_model_named_no_label_a_dash_stands_among_the_answers(board: dict) -> None:
