@@ -99,6 +99,14 @@ def test_rows_answered_equally_differently_are_drawn_by_the_seed_and_not_by_thei
     assert ids((one, other), 1) == ids((one.reverse(), other), 1) != ids((one, other), 2)
 
 
+def test_a_row_that_a_model_named_no_label_for_is_no_disagreement() -> None:
+    frame = classified(2, 9)
+    silent = frame.with_columns(answer=pl.lit(None, pl.String))
+    named = frame.with_columns(answer=pl.when(pl.col("id") == frame["id"][4]).then(pl.lit("?")).otherwise("answer"))
+    first, *_ = diagnosis.shared({"a": frame, "b": named, "c": silent}, inputs(frame), task="classification", seed=1)
+    assert first["id"] == frame["id"][4] and first["answers"]["c"] == {"answer": None, "probabilities": []}
+
+
 def test_raw_text_has_no_answers_and_one_candidate_differs_from_none() -> None:
     assert diagnosis.shared({"a": modelled(), "b": modelled()}, pl.DataFrame(), task="language_modeling", seed=1) == []
     assert diagnosis.shared({"a": classified(2, 9)}, pl.DataFrame(), task="classification", seed=1) == []

@@ -102,11 +102,13 @@ def chosen(own: dict, found: dict, *, under: str = "") -> list[str]:
 def _unlike(frames: list[pl.DataFrame], task: str) -> np.ndarray:
     """Return how far apart the answers to each row are, (rows,).
 
-    Of labels how many pairs of candidates agree, below zero; of numbers, and of what texts cost, their deviation.
+    Of labels how many pairs of candidates named different ones, of numbers and of what texts cost their deviation.
+    A model that named none of the labels differs from no other: rows without an answer are no examples of answers.
     """
     if task in ("classification", "multilabel"):
-        given = zip(*(frame["answer"] for frame in frames), strict=True)
-        return np.array([-sum(number**2 for number in Counter(answers).values()) for answers in given])
+        rows = zip(*(frame["answer"] for frame in frames), strict=True)
+        named = [Counter(answer for answer in row if answer is not None) for row in rows]
+        return np.array([(each.total() ** 2 - sum(number**2 for number in each.values())) // 2 for each in named])
     values = [frame["answer"].to_numpy() if task == "regression" else _costs(frame, task) for frame in frames]
     return np.std(values, axis=0).round(9)  # answers that are alike may differ in the last bits of their mean
 
