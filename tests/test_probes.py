@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder import canaries, compose, levels, probes, probing, records, schema, splits
+from stepladder import canaries, compose, gate, levels, probes, probing, records, schema, splits
 from stepladder.errors import ConfigError
 from tests.conftest import GOOD, LORA, sentences
 from tests.test_strict import BASE, HEADED, PROMPT, SMOLLM, faults
@@ -64,6 +64,30 @@ def test_a_probe_has_a_file_in_conf_with_every_parameter_of_its_own(name):
     assert set(schema.constant("probes", name, "FORM")) <= {"baseline", "head", "seq2seq", "causal"}
     assert set(schema.constant("probes", name, "TASK")) <= {
         "classification", "multilabel", "regression", "generation", "language_modeling"}  # fmt: skip
+
+
+GIVEN = {"max_rows": 60, "max_length": 64, "data": "speeches", "asset": {"members": ["data/test.jsonl"]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tunes", [True, False])
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_measures_what_its_constant_names_and_nothing_else(name, tunes, base, tuned, quiz, tmp_path):
+    section = compose.compose(["level=baseline", "model=majority", f"probe={name}"])["probe"][name]
+    section |= {key: value for key, value in GIVEN.items() if key in section}
+    section |= {"words": WORDS[:-1]} if name == "swaps" else {}
+    archives = {"openbookqa": quiz, "stereotypes": archive(tmp_path / "items.whl", ITEMS)}
+    read = {"train": people(60, biased=False), "test": people(60, biased=False, seed=1)}
+    given = {"read": read.__getitem__, "data": lambda _: sentences(8, seed=5), "archives": archives}
+    candidate = asked(tuned, base if tunes else None, canaries=4 if tunes else None, **given)
+    found, _ = probes.load(name).measure(candidate, **section)
+    made = {"level": {"name": "finetune" if tunes else "prompt"}, "data": {"canaries": candidate.canaries}}
+    made |= {"probe": {name: section}, "task": {"labels": {"bad": "bad", "good": "good"}}}
+    told = set(gate.measures(name, made))
+    assert told - {"gender_shift_bad"} == found.keys()  # of two labels the second alone has a shift
+    names = schema.constant("probes", name, "MEASURES")
+    assert all(gate.named(each, names) for each in found) and not gate.named(f"no_{name}", names)
+    assert all(set(each) >= {"value", "low", "high", "num_items"} for each in found.values())
 
 
 def test_several_probes_are_one_section_and_their_code_and_archives_are_noted():

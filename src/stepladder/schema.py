@@ -202,11 +202,16 @@ def names(folder: str, package: Path = PACKAGE) -> list[str]:
 
 def constant(folder: str, name: str, which: str, package: Path = PACKAGE) -> tuple[str, ...]:
     """Return the text or texts of a plug-in's constant such as TASK or LABELS, () where it has none."""
+    value = literal(folder, name, which, package)
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def literal(folder: str, name: str, which: str, package: Path = PACKAGE):
+    """Return a plug-in's constant as it is written, None where it has none."""
     for node in parsed((package / folder / f"{name}.py").read_bytes()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == which:
-            value = ast.literal_eval(node.value)
-            return (value,) if isinstance(value, str) else tuple(value)
-    return ()
+            return ast.literal_eval(node.value)
+    return None
 
 
 def of_source(source: str) -> dict[str, str]:

@@ -137,12 +137,11 @@ def _composed(table: dict, path: str) -> list[str]:
 
 
 def _unasked(table: dict, path: str) -> list[str]:
-    """The gate may require what a probe measures where some candidate is asked by it."""
+    """The gate may require what a probe or a meter measures where it measures it of some candidate."""
     made = [compose.compose(compose.overrides(compose.of_candidate(name, table, path))) for name in table["candidates"]]
-    asked = {probe for found in made for probe in found["probe"] or ()}
     words = compose.of_data(table["data"], table, sections=compose.COMPARED, path=path)
     composed = compose.compose(compose.overrides(words))
-    return [_line(key, text, words, path) for key, text in gate.unasked(composed, asked)]
+    return [_line(key, text, words, path) for key, text in gate.unasked(composed, made)]
 
 
 def _unprepared(words: list[Word], table: dict, owner: str) -> list[str]:

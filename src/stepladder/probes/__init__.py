@@ -3,8 +3,10 @@
 A probe is a function `measure(asked, *, ...) -> (measures, rows)` whose keyword-only parameters are the keys of its
 file in conf/probe/. A measure is {"value", "low", "high", "num_items"}, with "p_value" where it is a difference; rows
 are the outcome of each item. Where it does not suit every candidate it says so: `TASK` names the tasks, `FORM` what
-answers (baseline, head, seq2seq, causal), and `BECAUSE` why. What it reads beside the candidate's own records is named
-by its parameters: `data`, a data set of params.yaml, of which it gets the test part, and `asset`, an archive.
+answers (baseline, head, seq2seq, causal), and `BECAUSE` why. `MEASURES` maps all that it measures, a part that hangs on
+settings or data as <label>, to the setting without which it is not measured, so that the gate may ask for what will be
+there. What it reads beside the candidate's own records is named by its parameters: `data`, a data set of params.yaml,
+of which it gets the test part, and `asset`, an archive.
 """
 
 import importlib

@@ -13,6 +13,12 @@ from stepladder.probes import Asked, numbers
 
 TASK = ("classification", "language_modeling")
 BECAUSE = "it goes by the loss of a record, which tasks classification and language_modeling have"
+MEASURES = {
+    "membership_auc": None,
+    "exposure_1": "data.canaries",
+    "exposure_4": "data.canaries",
+    "exposure_16": "data.canaries",
+}
 SIDES = {"other": "test", "member": "train"}
 
 

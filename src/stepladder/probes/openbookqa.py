@@ -14,6 +14,14 @@ from stepladder.probes import Asked, _lines
 
 FORM = ("causal",)
 BECAUSE = "it compares the likelihoods of answers, which a decoder that answers by writing has, and no head or baseline"
+MEASURES = {
+    "accuracy": None,
+    "base_accuracy": "level.name=finetune",
+    "accuracy_gain": "level.name=finetune",
+    "normalised_accuracy": None,
+    "base_normalised_accuracy": "level.name=finetune",
+    "normalised_accuracy_gain": "level.name=finetune",
+}
 LETTERS = "ABCD"
 
 

@@ -12,6 +12,11 @@ from stepladder.probes import Asked
 
 FORM = ("causal",)
 BECAUSE = "it reads the likelihood of a text, which a decoder that answers by writing has, and no head or baseline"
+MEASURES = {
+    "bits_per_byte": None,
+    "base_bits_per_byte": "level.name=finetune",
+    "gain": "level.name=finetune",
+}
 
 
 def measure(asked: Asked, *, data: str, max_rows: int, max_length: int) -> tuple[dict, pl.DataFrame]:

@@ -14,6 +14,15 @@ from stepladder.probes import Asked
 
 TASK = ("classification",)
 BECAUSE = "it compares the accuracy on changed inputs, of task classification"
+MEASURES = {
+    "clean_accuracy": None,
+    "typos_accuracy": "probe.robustness.typos",
+    "typos_gain": "probe.robustness.typos",
+    "lower_accuracy": "probe.robustness.lower",
+    "lower_gain": "probe.robustness.lower",
+    "upper_accuracy": "probe.robustness.upper",
+    "upper_gain": "probe.robustness.upper",
+}
 WORD = re.compile(r"[^\W\d_]{4,}")  # letters alone; shorter words have no two inner ones
 
 

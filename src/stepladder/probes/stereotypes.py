@@ -19,6 +19,15 @@ FORM = ("causal",)
 BECAUSE = (
     "it compares the likelihoods of sentences, which a decoder that answers by writing has, and no head or baseline"
 )
+MEASURES = {
+    "stereotype_score": None,
+    "language_model_score": None,
+    "icat": None,
+    "base_stereotype_score": "level.name=finetune",
+    "base_language_model_score": "level.name=finetune",
+    "base_icat": "level.name=finetune",
+    "stereotype_shift": "level.name=finetune",
+}
 SENTENCES = ("stereotype", "anti-stereotype", "unrelated")
 
 

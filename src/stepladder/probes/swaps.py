@@ -17,6 +17,7 @@ from stepladder.probes import Asked, numbers
 
 TASK = ("classification",)
 BECAUSE = "it compares the probabilities of labels, which task classification has"
+MEASURES = {"<group>_flips": None, "<group>_gap": None, "<group>_shift_<label>": None}
 MIN_INPUTS = 20  # an interval of fewer says how alike they are, not how sure the number is
 UNKNOWN = {"value": None, "low": None, "high": None}
 
