@@ -190,14 +190,22 @@ def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_roll
         (condition,) = worse["conditions"]
         assert not worse["passed"] and condition["at_least"] == reached and condition["value"] == -1.0
         assert "accuracy over the champion, version 1 is -1 (low)" in worse["reason"]
+    shut = register(runs, "frozen", passed=False, champion="superior")
+    assert shut["conditions"] == [c | {"at_least": 0.0} for c in worse["conditions"]], "asked although the gate is shut"
+    assert shut["reason"].startswith("it does not; the gate is shut: accuracy over the champion") and not shut["passed"]
     assert versions() == {"lora": ["champion"]}
     monkeypatch.setattr(registry, "_asked", lambda uri, rows: championed(rows, "bad"))
+    other = register(runs, "frozen", passed=False, champion="superior", min_difference=0.0)
+    assert not other["passed"] and other["conditions"][0]["value"] == 0.0
     assert register(runs, "frozen", champion="non_inferior", margin=0.01)["passed"]  # both answer alike
     assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
     client = mlflow.MlflowClient()
     kept = json.loads(client.get_model_version(MODEL, "2").tags[registry.CONDITIONS])
     assert kept[0]["passed"] and kept[0]["value"] == 0.0
+    again = register(runs, "frozen", champion="non_inferior", margin=0.01)
+    assert again["conditions"] == kept, "what was registered already is told as it was"
     assert champion.promote(MODEL).endswith("version 2: frozen")
+    assert register(runs, "frozen", champion="superior")["conditions"] == [], "it is no challenger of itself"
     assert versions() == {"lora": [], "frozen": ["champion"]}
     assert champion.promote(MODEL, version="1").endswith("version 1: lora")
     assert versions() == {"lora": ["champion"], "frozen": []}
@@ -210,6 +218,36 @@ def test_a_champion_is_asked_the_same_rows_and_a_challenger_is_promoted_and_roll
 
 def championed(rows: pl.DataFrame, answer: str) -> dict[str, list]:
     return {"answer": [answer] * len(rows), "bad": [0.5] * len(rows), "good": [0.5] * len(rows)}
+
+
+def test_a_champion_of_other_labels_shuts_the_gate_in_a_line(runs, monkeypatch):
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+    register(runs, "lora")
+    other = {"ja": [0.5] * 12, "nein": [0.5] * 12}
+    monkeypatch.setattr(registry, "_asked", lambda uri, rows: {"answer": ["ja"] * len(rows), **other})
+    outcome = register(runs, "frozen", champion="non_inferior", margin=0.01)
+    (condition,) = outcome["conditions"]
+    assert condition["value"] is None and not outcome["passed"] and versions() == {"lora": ["champion"]}
+    assert "version 1 answers other labels than frozen: set gate.champion: null" in outcome["reason"]
+    assert "accuracy over the champion, version 1 was not measured, wanted at least -0.01" in outcome["reason"]
+
+
+@pytest.mark.capability(32)
+def test_promote_is_typed_forth_and_back(runs, monkeypatch):
+    from stepladder import registry
+
+    monkeypatch.setattr(registry, "_check", lambda *_: None)
+    for name in ("lora", "frozen"):
+        register(runs, name)
+    assert versions() == {"lora": ["champion"], "frozen": ["challenger"]}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words, line in (([], "version 2: frozen"), (["--to", "1"], "version 1: lora")):
+        command = [sys.executable, "-m", "pipelines.promote", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0 and done.stdout == f"models:/{MODEL}@champion is {line}\n", done.stderr
+    assert versions() == {"lora": ["champion"], "frozen": []}
 
 
 @pytest.mark.capability(33)
@@ -374,6 +412,22 @@ def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serv
     outcome = register(runs, "bytes")
     assert not outcome["passed"]
     assert outcome["reason"].startswith("bytes models raw text")
+    assert versions() == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"form": "remote"}, "writer stands behind an API, whose model is not ours to keep; ask it there; it beats"),
+        ({"decoding": {"gguf": "mine.gguf", "sha256": "0" * 64}}, "writer writes by llama.cpp from a GGUF file, which"),
+    ],
+)
+def test_what_no_version_can_hold_is_a_line_of_the_gate(told, words, runs):
+    file = Path("models", "writer", "stepladder.json")
+    saved = json.loads(file.read_text())
+    records.write_json(saved | told, file)
+    outcome = register(runs, "writer")
+    assert not outcome["passed"] and outcome["reason"].startswith(words)
     assert versions() == {}
 
 

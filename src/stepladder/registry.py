@@ -31,7 +31,7 @@ from stepladder import (
     statistics,
     store,
 )
-from stepladder.errors import ConfigError, IntegrityError
+from stepladder.errors import IntegrityError
 from stepladder.report import card
 from stepladder.tracking import KEY
 
@@ -55,25 +55,23 @@ model.predict(pandas.read_json(sys.argv[2], dtype=str)).to_json(sys.argv[3])
 def register(runs: dict[str, str], *, model: str) -> dict:
     """Register what the leaderboard lets pass; return {"candidate", "passed", "reason", "conditions", "model"}.
 
-    Where there is a champion already it is asked the same test rows, and the gate says how far behind is too far.
+    Where there is a champion already it is asked the same test rows, whatever else has failed, and the gate says how
+    far behind is too far.
     `runs` maps candidates to the ids of their tracked runs. A version of the same key is not made twice.
     Interrupted, it is safe to repeat. Raises IntegrityError when the reloaded model answers otherwise than it did on
     the test split.
     """
     board = json.loads(Path("reports", "leaderboard.json").read_text())
     outcome = board["registration"] | {"model": model}
-    if not outcome["passed"]:
-        return outcome
     name = outcome["candidate"]
-    if reason := _unservable(name, board["task"]):
-        return outcome | {"passed": False, "reason": reason}
     client = champion.connect(name)
     key, version = _held(client, runs[name], model)
-    private = None if version else signing.private_key(name)
-    if version is None or not client.get_model_version(model, version).aliases:
-        outcome |= _against_champion(client, outcome, board)
-        if not outcome["passed"]:
-            return outcome
+    if reason := _unservable(name, board["task"]):
+        outcome |= {"passed": False, "reason": f"{reason}; {outcome['reason']}"}
+    private = signing.private_key(name) if outcome["passed"] and version is None else None
+    outcome = _against_champion(client, outcome, board, own=version)
+    if not outcome["passed"]:
+        return outcome
     if version is None:
         with speech.during(f"exporting, logging and asking again: {name}"):
             uri = _log(name, runs[name], provenance.of(name, model, outcome["conditions"]))
@@ -106,8 +104,11 @@ def _unservable(name: str, task: str) -> str | None:
     """Return why there is nothing of a candidate to register, None where there is."""
     if task == "language_modeling":
         return f"{name} models raw text and answers nothing; there is nothing to serve"
-    if json.loads(Path("models", name, "stepladder.json").read_text()).get("form") == "remote":
+    told = json.loads(Path("models", name, "stepladder.json").read_text())
+    if told.get("form") == "remote":
         return f"{name} stands behind an API, whose model is not ours to keep; ask it there"
+    if "gguf" in (told.get("decoding") or {}):
+        return f"{name} writes by llama.cpp from a GGUF file, which no registered version holds; take decoding: greedy"
     return None
 
 
@@ -118,27 +119,29 @@ def _held(client: mlflow.MlflowClient, run: str, model: str) -> tuple[str, str |
     return key, next((version.version for version in known if version.tags.get(KEY) == key), None)
 
 
-def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict) -> dict:
-    """Return the outcome with the condition that compares the candidate with the champion, where there is one."""
-    model, rule, metric = outcome["model"], board["gate"]["champion"], board["metric"]
+def _against_champion(client: mlflow.MlflowClient, outcome: dict, board: dict, *, own: str | None) -> dict:
+    """Return the outcome with the condition that compares the candidate with the champion, where that is another.
+
+    `own` is the version that the candidate has already. A champion that answers other labels cannot be compared.
+    """
+    model, rule, name = outcome["model"], board["gate"]["champion"], outcome["candidate"]
     known = client.search_registered_models(f"name = '{model}'")
     version = known[0].aliases.get("champion") if known and rule else None
-    if version is None:
+    if version is None or str(version) == str(own):
         return outcome
-    name = outcome["candidate"]
     ours = pl.read_parquet(Path("predictions", "test", f"{name}.parquet"))
     rows = records.read(json.loads(Path("inputs", f"{name}.json").read_text())["test"]["path"])
     with speech.during(f"asking the champion, version {version}, the same {len(rows):,} test rows"):
         answers = _asked(champion.trusted(f"models:/{model}/{version}", name), rows)
-    theirs = predictions.served(rows, answers, board["task"])
-    if (kinds := [set(frame.schema.items()) for frame in (ours, theirs)])[0] != kinds[1]:
-        cure = "set gate.champion: null, and promote by hand"
-        raise ConfigError(f"{model}: version {version} answers other labels than {name}; {cure}")
-    options = {key: board["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": board["seed"]}
-    found = statistics.paired_difference((ours.sort("id"), theirs.sort("id")), metric, **options)
+    theirs, low = predictions.served(rows, answers, board["task"]), None
+    if set(ours.schema.items()) == set(theirs.schema.items()):
+        options = {key: board["gate"][key] for key in ("confidence", "num_resamples")} | {"seed": board["seed"]}
+        low = statistics.paired_difference((ours.sort("id"), theirs.sort("id")), board["metric"], **options)["low"]
+    else:
+        cure = f"version {version} answers other labels than {name}: set gate.champion: null, and promote by hand"
+        outcome = outcome | {"reason": f"{outcome['reason']}; {cure}"}
     least = board["gate"]["min_difference"] if rule == "superior" else -board["gate"]["margin"]
-    condition = {"name": f"{metric} over the champion, version {version}", "value": found["low"], "by": "low"}
-    condition |= {"at_least": least, "at_most": None, "passed": bool(found["low"] > least)}
+    condition = gate.above(f"{board['metric']} over the champion, version {version}", low, least)
     return gate.with_conditions(outcome, [condition])
 
 
