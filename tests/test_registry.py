@@ -419,13 +419,15 @@ def test_nothing_is_registered_when_the_gate_says_no_or_there_is_nothing_to_serv
     ("told", "words"),
     [
         ({"form": "remote"}, "writer stands behind an API, whose model is not ours to keep; ask it there; it beats"),
-        ({"decoding": {"gguf": "mine.gguf", "sha256": "0" * 64}}, "writer writes by llama.cpp from a GGUF file, which"),
+        ({"decoding": {"gguf": "mine.gguf", "sha256": "0" * 64}}, "writer writes by llama.cpp, whose GGUF file no"),
     ],
 )
 def test_what_no_version_can_hold_is_a_line_of_the_gate(told, words, runs):
     file = Path("models", "writer", "stepladder.json")
     saved = json.loads(file.read_text())
     records.write_json(saved | told, file)
+    (file.parent / store.MANIFEST).unlink()
+    store.seal(file.parent)
     outcome = register(runs, "writer")
     assert not outcome["passed"] and outcome["reason"].startswith(words)
     assert versions() == {}

@@ -108,7 +108,7 @@ def _unservable(name: str, task: str) -> str | None:
     if told.get("form") == "remote":
         return f"{name} stands behind an API, whose model is not ours to keep; ask it there"
     if "gguf" in (told.get("decoding") or {}):
-        return f"{name} writes by llama.cpp from a GGUF file, which no registered version holds; take decoding: greedy"
+        return f"{name} writes by llama.cpp, whose GGUF file no version holds; serve the file by it"
     return None
 
 
