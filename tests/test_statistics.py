@@ -7,6 +7,7 @@ import scipy.stats
 
 from stepladder import metrics, statistics
 from stepladder.errors import DataError
+from tests.test_metrics import classified, rated, several
 
 OPTIONS = {"confidence": 0.95, "num_resamples": 500, "seed": 1}
 
@@ -30,27 +31,79 @@ def drawn(share: float, num_rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(num_rows) < share
 
 
+@pytest.fixture(scope="module")
+def samples() -> dict[str, pl.DataFrame]:
+    """Predictions for each task: of 60 rows, 30 where to compare two texts takes long."""
+    rng, words = np.random.default_rng(6), ["a", "cat", "sat", "on", "the", "mat", "dog"]
+    true = [rng.choice(words, rng.integers(6, 12)).tolist() for _ in range(30)]
+    told = [[word if rng.random() < 0.8 else "owl" for word in row][: rng.integers(5, 12)] for row in true]
+    bytes_ = rng.integers(20, 200, 60)
+    ids = [str(row) for row in range(60)]
+    two = answered(drawn(0.8, 60, 3))
+    chance = two["probabilities"].struct.field("yes").round(1)
+    return {
+        "classification": two,
+        "ties": two.with_columns(probabilities=pl.struct(no=1 - chance, yes=chance)),
+        "several": classified(1),
+        "multilabel": several(),
+        "regression": rated(),
+        "generation": pl.DataFrame(
+            {"id": ids[:30], "target": [" ".join(row) for row in true], "answer": [" ".join(row) for row in told]}
+        ),
+        "language_modeling": pl.DataFrame({"id": ids, "bits": bytes_ * rng.uniform(1, 3, 60), "num_bytes": bytes_}),
+    }
+
+
 @pytest.mark.capability(29)
-@pytest.mark.parametrize("name", ["accuracy", "log_loss", "macro_f1", "mcc"])
-def test_an_interval_equals_scipys_bca(name: str) -> None:
-    frame = answered(drawn(0.8, 150, 3))
-    metric, rng = metrics.load(name), np.random.default_rng(OPTIONS["seed"])
+@pytest.mark.parametrize("name", metrics.names())
+def test_every_metric_has_the_interval_of_scipys_bca(name: str, samples: dict) -> None:
+    metric = metrics.load(name)
+    for task in (
+        metric.TASK,
+        *{"roc_auc": ("several", "ties"), "average_precision": ("several", "ties")}.get(name, ()),
+    ):
+        frame = samples[task]
 
-    def value(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        if hasattr(metric, "rows"):
-            return metric.rows(frame)[index].mean(axis=axis)
-        return np.apply_along_axis(lambda rows: metric.compute(frame[rows]), axis, index)
+        def value(index: np.ndarray, axis: int = -1, frame: pl.DataFrame = frame) -> np.ndarray:
+            return np.apply_along_axis(lambda rows: metric.compute(frame[rows]), axis, index)
 
-    index = (np.arange(150),)
-    expected = scipy.stats.bootstrap(index, value, n_resamples=500, rng=rng, vectorized=True).confidence_interval
-    assert statistics.interval(frame, name, **OPTIONS) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        number = 100 if task == "generation" else 200
+        options = {"n_resamples": number, "rng": np.random.default_rng(OPTIONS["seed"]), "vectorized": True}
+        expected = scipy.stats.bootstrap((np.arange(len(frame)),), value, **options).confidence_interval
+        low, high = statistics.interval(frame, name, **OPTIONS | {"num_resamples": number})
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        assert low < metric.compute(frame) < high
 
 
-@pytest.mark.parametrize("name", metrics.names("classification"))
-def test_every_metric_has_an_interval_around_it(name: str) -> None:
-    frame = answered(drawn(0.75, 120, 4))
-    low, high = statistics.interval(frame, name, **OPTIONS | {"num_resamples": 200})
-    assert low < high and low - 0.05 <= metrics.load(name).compute(frame) <= high + 0.05
+@pytest.mark.capability(29)
+def test_the_interval_of_a_difference_equals_scipys_of_the_rows_differences() -> None:
+    for seed in range(5):
+        pair = [answered(drawn(share, 150, 2 * seed + place)) for place, share in enumerate((0.83, 0.8))]
+        one, other = (metrics.load("accuracy").rows(frame) for frame in statistics.aligned(pair))
+        options = {"n_resamples": 500, "rng": np.random.default_rng(OPTIONS["seed"]), "vectorized": True}
+        expected = scipy.stats.bootstrap((one - other,), np.mean, **options).confidence_interval
+        found = statistics.paired_difference(pair, "accuracy", **OPTIONS)
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_too_many_rows_to_leave_each_out_give_percentiles(samples: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = samples["regression"]
+    whole = statistics.interval(frame, "spearman", **OPTIONS)
+    monkeypatch.setattr(statistics, "MOST_LEFT_OUT", 59)
+    number = statistics.resampled({"it": ("spearman", frame)}, num_resamples=500, seed=1)["it"]
+    percentiles = tuple(np.quantile(number.drawn, (0.025, 0.975)))
+    assert statistics.interval(frame, "spearman", **OPTIONS) == pytest.approx(percentiles) != pytest.approx(whole)
+
+
+@pytest.mark.parametrize("most", [60 * 60, 60 * 7])
+@pytest.mark.parametrize("name", ["average_precision", "roc_auc", "spearman"])
+def test_a_metric_without_each_row_is_that_of_the_others(name: str, most: int, samples: dict, monkeypatch) -> None:
+    monkeypatch.setattr(statistics, "BATCH_ELEMENTS", most)
+    metric = metrics.load(name)
+    for task in {"several", "classification", "ties"} if metric.TASK == "classification" else {"regression"}:
+        frame = samples[task]
+        alone = [metric.compute(frame.filter(np.arange(len(frame)) != row)) for row in range(len(frame))]
+        assert statistics.counted(name, frame)[1]() == pytest.approx(alone, nan_ok=True)
 
 
 def test_summed_counts_resample_like_the_rows_themselves() -> None:

@@ -3,7 +3,8 @@
 A metric has TASK, GREATER_IS_BETTER and compute(predictions) -> float. It may add one of three forms that make
 bootstraps fast: rows(predictions) -> (rows,) where it is their mean; counts(predictions) -> (rows, k) and
 combine(totals), (..., k) -> (...), where it is a function of their sums; weighted(predictions, times), where times says
-how often each row counts, (choices, rows) -> (choices,).
+how often each row counts, (choices, rows) -> (choices,). Beside weighted, without(predictions) -> (rows,) tells it
+without each row where there is a shorter way than a pass over all rows for each.
 """
 
 import importlib

@@ -22,6 +22,26 @@ def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
     return np.mean([_area(times, *label) for label in against_the_rest(predictions)], axis=0)
 
 
+def without(predictions: pl.DataFrame) -> np.ndarray:
+    """Return the value without each row, (rows,): of scores below its own one answer less, of those above all as is."""
+    return np.mean([_left_out(*label) for label in against_the_rest(predictions)], axis=0)
+
+
+def _left_out(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    distinct, place = np.unique(-scores, return_inverse=True)  # best first
+    sums = summed(np.ones((1, len(scores))), -scores, positive)
+    hits, found, answered = sums[0][0], np.cumsum(sums[0][0]), np.cumsum(sums[0][0] + sums[1][0])
+    above = np.cumsum(hits * found / answered) - hits * found / answered
+    left = np.empty((2, len(distinct)))
+    for hit in (0, 1):  # whether the row that is left out is a hit
+        precision = np.divide(found - hit, answered - 1, out=np.zeros(len(distinct)), where=answered > 1)
+        below = (hits * precision)[::-1].cumsum()[::-1] - hits * precision
+        true = found[-1] - hit
+        defined = 0 < true < answered[-1] - 1
+        left[hit] = (above + (hits - hit) * precision + below) / true if defined else np.nan
+    return left[positive.astype(int), place]
+
+
 def _area(times: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     hits, others = (part[:, ::-1] for part in summed(times, scores, positive))  # (choices, distinct scores), best first
     found = np.cumsum(hits, axis=1)

@@ -23,6 +23,21 @@ def weighted(predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
     return np.mean([_area(times, *label) for label in against_the_rest(predictions)], axis=0)
 
 
+def without(predictions: pl.DataFrame) -> np.ndarray:
+    """Return the value without each row, (rows,): it takes the pairs along that it is in."""
+    return np.mean([_left_out(*label) for label in against_the_rest(predictions)], axis=0)
+
+
+def _left_out(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    place = np.unique(scores, return_inverse=True)[1]
+    hits, others = (part[0] for part in summed(np.ones((1, len(scores))), scores, positive))  # (distinct scores,)
+    below = np.cumsum(others) - others / 2
+    above = hits.sum() - np.cumsum(hits) + hits / 2
+    own = np.where(positive, below[place], above[place])
+    pairs = (hits.sum() - positive) * (others.sum() - ~positive)
+    return np.divide(hits @ below - own, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
 def _area(times: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     hits, others = summed(times, scores, positive)  # (choices, distinct scores)
     below = np.cumsum(others, axis=1) - others / 2  # a tie counts half
