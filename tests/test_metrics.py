@@ -189,17 +189,19 @@ def test_the_kappa_of_any_numbers_is_their_concordance() -> None:
     assert metrics.evaluate(alike, "regression")["quadratic_kappa"] == 0.0
 
 
-def test_calibration_error_equals_the_formula_bin_by_bin() -> None:
-    frame = classified(3, 200)
-    values, labels = predictions.matrix(frame), predictions.labels(frame)
-    confidence = values.max(axis=1)
-    right = np.array([labels[row] for row in values.argmax(axis=1)]) == frame["target"].to_numpy()
-    expected = 0.0
-    for place in range(15):
-        inside = (confidence > place / 15) & (confidence <= (place + 1) / 15)
-        if inside.any():
-            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert metrics.load("calibration_error").compute(frame) == pytest.approx(expected)
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", LABELS)
+def test_calibration_error_equals_that_of_torchmetrics(labels: tuple) -> None:
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    for seed in range(5):
+        frame = classified(seed, 200, labels)
+        shares, true = (
+            torch.tensor(part) for part in (predictions.matrix(frame), predictions.indices(frame, "target"))
+        )
+        error = multiclass_calibration_error(shares, true, num_classes=len(labels), n_bins=15, norm="l1")
+        assert metrics.load("calibration_error").compute(frame) == pytest.approx(float(error), abs=1e-6)
 
 
 def test_ties_and_certain_probabilities_give_defined_scores() -> None:
@@ -221,7 +223,7 @@ def test_labels_keep_the_order_of_the_fields_not_of_the_alphabet() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(SALT) | st.text(max_size=30), st.sampled_from(SALT)), min_size=1, max_size=6))
-def test_generation_equals_sacrebleu_rouge_score_and_torchmetrics(pairs: list) -> None:
+def test_generation_equals_sacrebleu_and_rouge_score(pairs: list) -> None:
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -250,11 +252,10 @@ def test_token_f1_equals_that_of_squad_by_torchmetrics(pairs: list) -> None:
     assert 100 * ours == pytest.approx(float(squad(told, asked)["f1"]), abs=1e-4)
 
 
-def test_a_texts_length_counts_both_ways_and_byte_perplexity_is_two_to_the_bits() -> None:
+def test_a_texts_length_counts_both_ways() -> None:
     frame = generated(["a b c", "a"], ["a b", "a b"])
     assert metrics.evaluate(frame, "generation")["length_error"] == 0.0
     assert metrics.evaluate(frame.head(1), "generation")["length_error"] == pytest.approx(0.5)
-    assert metrics.evaluate(modelled(), "language_modeling")["byte_perplexity"] == pytest.approx(2 ** (53.5 / 30))
 
 
 def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
@@ -262,8 +263,38 @@ def test_exact_match_forgives_white_space_at_the_ends_only() -> None:
     assert metrics.load("exact_match").compute(frame) == pytest.approx(1 / 3)
 
 
+@given(st.lists(st.tuples(*[st.text("ab \t\n\r\u2028\x85\u3000", max_size=4)] * 2), min_size=1))
+def test_exact_match_equals_the_accuracy_of_stripped_texts_by_scikit_learn(pairs: list) -> None:
+    from sklearn.metrics import accuracy_score
+
+    stripped = [[text.strip() for text in texts] for texts in zip(*pairs, strict=True)]
+    ours = metrics.load("exact_match").compute(generated(*map(list, zip(*pairs, strict=True))))
+    assert ours == pytest.approx(accuracy_score(*stripped))
+
+
 def test_bits_per_byte_weighs_rows_by_their_bytes() -> None:
     assert metrics.load("bits_per_byte").compute(modelled()) == pytest.approx(53.5 / 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_bits_and_perplexity_of_a_byte_equal_the_perplexity_of_torchmetrics_where_each_token_is_a_byte(seed) -> None:
+    import torch
+    from scipy.special import log_softmax
+    from torchmetrics.text import Perplexity
+
+    rng = np.random.default_rng(seed)
+    logits, tokens = 2 * rng.normal(size=(6, 20, 256)), rng.integers(0, 256, (6, 20))  # (texts, bytes, vocabulary)
+    lengths = rng.integers(1, 21, 6)
+    tokens[np.arange(20) >= lengths[:, None]] = -100
+    given = np.take_along_axis(log_softmax(logits, axis=-1), tokens[..., None].clip(0), axis=-1)[..., 0]
+    bits = -np.where(tokens >= 0, given, 0).sum(axis=1) / np.log(2)
+    ours = metrics.evaluate(
+        pl.DataFrame({"id": map(str, range(6)), "bits": bits, "num_bytes": lengths}), "language_modeling"
+    )
+    theirs = float(Perplexity(ignore_index=-100)(torch.tensor(logits), torch.tensor(tokens)))
+    assert ours["byte_perplexity"] == pytest.approx(theirs, rel=1e-5)
+    assert ours["bits_per_byte"] == pytest.approx(math.log2(theirs), rel=1e-5)
 
 
 def test_faulty_predictions_are_refused_in_one_line(tmp_path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from stepladder import metrics
 from stepladder.errors import ConfigError, DataError, MachineError, NumericsError
 from tests.conftest import LORA, OPTIMIZER, TRAINER, sentences
 
@@ -255,8 +256,6 @@ def test_the_best_weights_by_the_watched_metric_come_back_not_the_last(tiny, tmp
     assert facts["best_score"] == pytest.approx(min(losses))
     assert facts["best_epoch"] == losses.index(min(losses))
     again = run._training.predict(run.model, run.objective, flipped, run.settings)
-    from stepladder import metrics
-
     assert metrics.load("log_loss").compute(again) == pytest.approx(min(losses), rel=1e-5)
     assert run.answers.equals(again), "the validation that chose the weights has answered val already"
 
@@ -270,6 +269,24 @@ def test_any_metric_of_the_task_can_be_watched_the_right_way_round(monitor, tiny
     assert facts["monitor"] == f"val/{monitor}"
     assert facts["best_score"] == pytest.approx(best, rel=1e-6)
     assert facts["best_step"] in {step for name, value, step, _ in run.told if value == best}
+
+
+@pytest.mark.capability(27)
+@pytest.mark.parametrize("name", metrics.names("classification"))
+def test_every_metric_can_be_watched_and_perfect_answers_are_its_best(name: str) -> None:
+    from stepladder import training
+
+    shares = {"perfect": (1.0, 0.0), "good": (0.7, 0.3), "bad": (0.2, 0.8)}  # of the target, of the other label
+    values = {}
+    for kind, (own, other) in shares.items():
+        told = [{label: own if label == target else other for label in LABELS} for target in LABELS * 5]
+        told[0] = dict(zip(LABELS, list(told[0].values())[:: 1 if kind == "perfect" else -1], strict=True))
+        answers = [max(row, key=row.get) for row in told]
+        frame = pl.DataFrame({"target": LABELS * 5, "answer": answers, "probabilities": told})
+        values[kind] = metrics.load(name).compute(frame)
+    watched, mode = training._watched(name, "classification")
+    best = {"max": max, "min": min}[mode]
+    assert watched == f"val/{name}" and values["perfect"] == best(values.values()) != values["bad"]
 
 
 @pytest.mark.capability(25)
