@@ -33,7 +33,7 @@ def measured(file: Path, *, metered: bool = False, facts: dict | None = None):
     `again` among the facts nothing was computed, and what the file says of the same key stays.
     """
     facts, started = dict(facts or {}), datetime.now(UTC).isoformat(timespec="seconds")
-    wall = time.time() if _counted[0] else psutil.Process().create_time()
+    wall = time.time() if _counted[0] else _began()
     with _energy(facts) if metered else nullcontext():
         yield facts
     if facts.pop("again", False) and file.is_file() and json.loads(file.read_text()).get("key") == facts["key"]:
@@ -91,6 +91,14 @@ def revision() -> str | None:
     """Return the git commit that is checked out, None outside of git."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
+
+
+def _began() -> float:
+    """Return when this process began; on Linux not by psutil, whose clock is a second that the machine began in."""
+    if not sys.platform.startswith("linux"):
+        return psutil.Process().create_time()
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # since the boot: proc(5), field 22
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
