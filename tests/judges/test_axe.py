@@ -70,19 +70,19 @@ def page(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(("dark", "width"), [(False, None), (True, None), (False, PHONE), (True, PHONE)])
-def test_nothing_on_the_page_is_in_the_way_of_a_screen_reader(page, axe, tmp_path, dark, width):
+def test_nothing_on_the_page_is_in_the_way_of_a_screen_reader(axe, page, tmp_path, dark, width):
     seen = judged(page, axe, tmp_path, dark=dark, width=width)
     assert seen["kept"] > 20 and not [(each["id"], each["nodes"][0]["html"][:200]) for each in seen["broken"]]
     assert seen["dark"] == dark and (seen["width"] == width if width else seen["width"] > 1000)
     assert seen["needed"] <= seen["width"], "the page can be pushed sideways"
 
 
-def test_a_click_on_a_header_puts_the_rows_in_its_order(page, axe, tmp_path):
+def test_a_click_on_a_header_puts_the_rows_in_its_order(axe, page, tmp_path):
     seen = judged(page, axe, tmp_path)
     assert seen["before"] != seen["after"] == sorted(seen["before"]) and seen["before"][0] == "full"
 
 
-def test_a_picture_without_words_and_one_wider_than_a_phone_are_found(page, axe, tmp_path):
+def test_a_picture_without_words_and_one_wider_than_a_phone_are_found(axe, page, tmp_path):
     wide = '<img src="data:," style="width: 600px; height: 9px">'
     seen = judged(page.replace("</main>", f"{wide}</main>"), axe, tmp_path, width=PHONE)
     assert [each["id"] for each in seen["broken"]] == ["image-alt"] and seen["needed"] >= 600 > seen["width"]
