@@ -132,6 +132,9 @@ def _asked() -> dict[str, dict]:
 
 
 def _cpu_seconds() -> float:
-    """Return what this process and those it has waited for have used, such as loaders and the exporter to MLflow."""
+    """Return what this process and those it has waited for so far have used, such as loaders.
+
+    The exporter to MLflow ends later, as it tells what stands in the file that is written here.
+    """
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
