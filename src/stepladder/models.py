@@ -6,7 +6,6 @@ No code of a model's author is ever run (trust_remote_code False) and no pickle 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -46,15 +45,8 @@ PROBLEMS = {  # transformers' problem_type of a head
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer with a pad token (the end token where none is named), padding where the model wants it.
 
-    Encoders are padded on the right; decoders on the left, so that the last position is always the text's. Whoever
-    opens an unchanged folder again in this process, as each trial of a search does, gets the same one.
+    Encoders are padded on the right; decoders on the left, so that the last position is always the text's.
     """
-    files = [(file.name, file.stat()) for file in sorted(folder.glob("*.*"))]
-    return _tokenizer(folder, tuple((name, found.st_size, found.st_mtime_ns) for name, found in files))
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(folder: Path, _files: tuple) -> PreTrainedTokenizerBase:
     with opening(folder):
         opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
