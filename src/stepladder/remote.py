@@ -6,6 +6,7 @@ Completions (https://platform.openai.com/docs/api-reference/chat), which vLLM, l
 speak as well. What is too much for the server is asked again after a while; redirects are not followed.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -138,6 +139,7 @@ def _fetched(server: Server, missing: dict[str, list[dict]], say: Callable) -> d
     """
     most, spoken = server.limits["max_tokens"] or math.inf, time.monotonic()
     with _opened(server) as session, _file(server).open("a") as file:
+        file.write("\n")  # ends the half line that a killed process may have left
         line = _Line(server, session, file, iter(missing.items()))
         threads = [threading.Thread(target=_work, args=(line,), daemon=True) for _ in range(line.width)]
         for thread in threads:
@@ -233,8 +235,8 @@ def _no_reply(reason: str) -> dict:
 def _kept(server: Server) -> Iterator[tuple[str, dict]]:
     """Yield the replies that are kept, but those without an answer: they are asked for again."""
     if _file(server).is_file():
-        for line in _file(server).read_text().splitlines():
-            if line.startswith("{") and line.endswith("}"):  # a killed process may have left half a line
+        for line in filter(None, _file(server).read_text().split("\n")):
+            with contextlib.suppress(ValueError):  # half a line, which a killed process has left
                 reply = json.loads(line)
                 if reply["text"] is not None:
                     yield reply.pop("asked"), reply
