@@ -62,7 +62,8 @@ def _entry(cost: dict, price: dict) -> dict:
     seconds = cost["seconds"] + cost.get("earlier_seconds", 0.0)
     gpu_hours, energy = cost.get("gpu_seconds", 0.0) / HOUR, cost.get("energy_kwh")
     money = price["machine_hour"] * seconds / HOUR + price["gpu_hour"] * gpu_hours + price["kwh"] * (energy or 0.0)
-    asked, bill = cost.get("api") or {}, _bill(cost.get("api") or {}, price["tokens"])
+    asked = cost.get("api") or {}
+    bill = _bill(asked, price["tokens"])
     return {
         "seconds": seconds,
         "cpu_hours": cost["cpu_seconds"] / HOUR,

@@ -107,8 +107,8 @@ def ask(server: Server, chats: list[list[dict]], *, say: Callable = print) -> li
 
     A reply: text (None where there is none, and `fault` says why), top (the likeliest first tokens {token:
     log-probability}, None where they were not asked for), read and written (tokens), seconds.
-    Raises ConfigError for an address or a key, RemoteError where the server does not answer, BudgetError where the next
-    reply would cost more than limits.max_tokens; what was answered until then is kept.
+    Raises ConfigError for an address or a key, RemoteError where the server does not answer, BudgetError where
+    limits.max_tokens are used and rows are left; what was answered until then is kept.
     """
     asked = [_digest(server.body(chat)) for chat in chats]
     kept = dict(_kept(server))
