@@ -1,6 +1,8 @@
 """Asking: each row is answered once, in its order and file's kind, also by a run that was killed on the way."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +16,25 @@ KINDS = (".csv", ".jsonl", ".parquet")
 ROWS = pl.DataFrame(
     {"n": [str(i) for i in range(700)], "text": [f'text {i}, of "quotes" and\nlines' for i in range(700)]}
 )
+
+
+ASKED = """
+import sys, threading, time
+from pathlib import Path
+from stepladder import asking
+
+most, asking.SIZE = [0], 4096
+
+def watch():
+    while True:
+        status = Path("/proc/self/status").read_text()
+        most[0] = max(most[0], int(status.split("RssAnon:")[1].split()[0]) * 1024)
+        time.sleep(0.005)
+
+threading.Thread(target=watch, daemon=True).start()
+asking.file(*map(Path, sys.argv[1:]), column="text", model="m", ask=lambda texts: [{"answer": text} for text in texts])
+print(most[0])
+"""  # answers as long as the texts; pages of a file that is mapped are not counted
 
 
 class Model:
@@ -30,19 +51,19 @@ class Model:
 
 
 def written(folder: Path, suffix: str) -> Path:
-    path = folder / f"rows{suffix}"
-    asking.WRITE[suffix](ROWS, path)
+    path = folder / f"rows [1]*{suffix}"
+    asking.WRITE[suffix](ROWS.lazy(), path)
     return path
 
 
 def read(path: Path) -> pl.DataFrame:
-    return asking.READ[path.suffix](path)
+    return asking.READ[path.suffix](path).collect()
 
 
 @pytest.mark.parametrize("target", KINDS)
 @pytest.mark.parametrize("source", KINDS)
 def test_each_row_comes_back_with_its_answer(source, target, tmp_path):
-    model, made = Model(), tmp_path / f"out{target}"
+    model, made = Model(), tmp_path / f"out [1]*{target}"
     assert asking.file(written(tmp_path, source), made, column="text", model="m/1", ask=model) == 700
     found = read(made)
     assert found["text"].to_list() == ROWS["text"].to_list() and found["n"].cast(pl.Int64).to_list() == list(range(700))
@@ -57,7 +78,7 @@ def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice(tmp_path, capsys)
     with pytest.raises(KeyboardInterrupt):
         asking.file(source, made, column="text", model="m/1", ask=first)
     assert not made.exists()
-    part = tmp_path / ".out.csv.part"
+    (part,) = tmp_path.glob(".out.csv.*.part")
     part.write_text(part.read_text() + '{"answer": "half a li')
     asking.file(source, made, column="text", model="m/1", ask=second)
     assert "going on after 256 rows" in capsys.readouterr().out
@@ -75,7 +96,20 @@ def test_answers_of_other_rows_or_another_model_are_not_gone_on_with(changed, tm
         ROWS.reverse().write_parquet(source)
     options = {"column": "n" if changed == "column" else "text", "model": "m/2" if changed == "model" else "m/1"}
     asking.file(source, made, **options, ask=second)
-    assert sum(map(len, second.asked)) == 700
+    assert sum(map(len, second.asked)) == 700 and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    grown = {}
+    for number in (500_000, 900_000):
+        source = tmp_path / f"{number}.csv"
+        pl.select(text=pl.format("{} " + "words " * 150, pl.int_range(number))).write_csv(source)
+        words = [source, tmp_path / "out.csv"]
+        told = subprocess.run([sys.executable, "-c", ASKED, *words], capture_output=True, text=True, check=True).stdout
+        grown[source.stat().st_size] = int(told.split()[-1])
+    (small, few), (large, many) = grown.items()
+    assert large - small > 350e6 and many - few < 0.25 * (large - small)
 
 
 def test_answers_with_any_line_break_and_columns_that_begin_late_come_back(tmp_path):

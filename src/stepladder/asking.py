@@ -1,29 +1,40 @@
 """Asking: a registered model answers the rows of a file, some at a time, and goes on where it was stopped.
 
 Answers are kept beside the target, a line a row, until all are there; then the target appears, whole. Rows keep their
-columns; the answer, and a share for each label, stand behind them.
+columns; the answer, and a share for each label, stand behind them. Neither rows nor answers are in memory together.
 """
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 from filelock import FileLock, Timeout
 
-from stepladder import disk, records, store
+from stepladder import disk, store
 from stepladder.errors import BusyError, ConfigError, DataError, unknown
 
 SIZE = 256  # rows that are asked together, and lost at most
-READ = {
-    ".csv": partial(pl.read_csv, infer_schema=False),
-    ".jsonl": partial(pl.read_ndjson, infer_schema_length=None),
-    ".parquet": pl.read_parquet,
+WRITE = {
+    ".csv": pl.LazyFrame.sink_csv,
+    ".jsonl": pl.LazyFrame.sink_ndjson,
+    ".parquet": partial(pl.LazyFrame.sink_parquet, row_group_size=2**14),
 }
-WRITE = {".csv": pl.DataFrame.write_csv, ".jsonl": pl.DataFrame.write_ndjson, ".parquet": pl.DataFrame.write_parquet}
+
+
+def _lines(path: Path) -> pl.LazyFrame:
+    return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
+
+
+READ = {
+    ".csv": partial(pl.scan_csv, infer_schema=False, glob=False),
+    ".jsonl": _lines,
+    ".parquet": partial(pl.scan_parquet, glob=False),
+}
 
 
 def file(source: Path, target: Path, *, column: str, model: str, ask: Callable[[list[str]], list[dict]]) -> int:
@@ -35,70 +46,76 @@ def file(source: Path, target: Path, *, column: str, model: str, ask: Callable[[
     for path, known in ((source, READ), (target, WRITE)):
         if path.suffix not in known:
             raise ConfigError(f"{path}: {unknown('kind of file', path.suffix, known)}")
+    busy = target.with_name(f".{target.name}.busy")
     try:
-        with FileLock(target.with_name(f".{target.name}.busy"), timeout=0):
-            return _answered(_rows(source, column), source, target, column=column, model=model, ask=ask)
+        with FileLock(busy, timeout=0):
+            rows, number = _rows(source, column)
+            kept = _kept(target, f"{store.sha256(source)} {column} {model}")
+            _ask(rows, number, kept, column=column, ask=ask, one_text=target.suffix == ".csv")
+            joined = pl.concat([rows, _lines(kept)], how="horizontal")
+            disk.publish(target, partial(WRITE[target.suffix], joined))
+            kept.unlink()
     except Timeout:
         raise BusyError(f"{target}: another process writes it; wait for it, or end it") from None
+    busy.unlink(missing_ok=True)
+    return number
 
 
-def _answered(rows: pl.DataFrame, source: Path, target: Path, *, column: str, model: str, ask: Callable) -> int:
-    key = hashlib.sha256(f"{store.sha256(source)} {column} {model}".encode()).hexdigest()
-    kept, done = target.with_name(f".{target.name}.part"), 0
-    if kept.is_file():
-        done = _done(kept, key)
-    if not done:
-        records.write_text(f"{json.dumps({'key': key})}\n", kept)
-    with kept.open("a", encoding="utf-8") as part:
-        for start in range(done, len(rows), SIZE):
-            answers = ask(rows[column][start : start + SIZE].to_list())
-            part.write("".join(f"{json.dumps(answer)}\n" for answer in answers))
-            part.flush()
-            os.fsync(part.fileno())
-            print(f"answered {min(start + SIZE, len(rows)):,} of {len(rows):,} rows", flush=True)
-    disk.publish(target, lambda made: WRITE[target.suffix](_joined(rows, kept, target.suffix), made))
-    kept.unlink()
-    target.with_name(f".{target.name}.busy").unlink(missing_ok=True)
-    return len(rows)
-
-
-def _rows(source: Path, column: str) -> pl.DataFrame:
+def _rows(source: Path, column: str) -> tuple[pl.LazyFrame, int]:
+    """Return the rows, which are read as they are needed, and how many they are."""
     try:
         rows = READ[source.suffix](source)
+        names = rows.collect_schema().names()
+        if column not in names:
+            raise DataError(f"{source}: {unknown('column', column, names)}; name it with --column")
+        rows = rows.with_columns(pl.col(column).cast(pl.String))
+        empty = pl.col(column).str.strip_chars().fill_null("") == ""
+        told = rows.select(number=pl.len(), empty=empty.arg_true().first()).collect(engine="streaming")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{source}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-    if column not in rows.columns:
-        raise DataError(f"{source}: {unknown('column', column, rows.columns)}; name it with --column")
-    empty = rows[column].cast(pl.String).str.strip_chars().fill_null("") == ""
-    if empty.any():
-        raise DataError(f"{source}: row {empty.arg_true()[0] + 1} has no text in column {column}")
-    return rows.with_columns(pl.col(column).cast(pl.String))
+    number, first = told.row(0)
+    if first is not None:
+        raise DataError(f"{source}: row {first + 1} has no text in column {column}")
+    return rows, number
 
 
-def _lines(kept: Path) -> Iterator[dict]:
-    """Yield the whole lines of a file of which a killed process may have left half of the last one."""
-    for line in kept.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+def _kept(target: Path, asked: str) -> Path:
+    """Return where the answers to what is asked are kept; those to anything else are removed."""
+    kept = target.with_name(f".{target.name}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.part")
+    for other in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        if other != kept:
+            other.unlink()
+    return kept
 
 
-def _done(kept: Path, key: str) -> int:
-    """Return how many rows a part holds already, none where they are of another model or rows; cut half a line."""
-    head, *answers = [*_lines(kept)] or [{}]
-    if head.get("key") != key:
-        return 0
-    records.write_text("".join(f"{json.dumps(line)}\n" for line in (head, *answers)), kept)
-    if answers:
-        print(f"going on after {len(answers):,} rows", flush=True)
-    return len(answers)
+def _ask(rows: pl.LazyFrame, number: int, kept: Path, *, column: str, ask: Callable, one_text: bool) -> None:
+    """Bring to the disk the answers that are not there; with one_text a list of labels is written as one text."""
+    with kept.open("a+b") as part:
+        done = _done(part)
+        batches = rows.slice(done).select(column).collect_batches(chunk_size=SIZE, maintain_order=True)
+        for texts in (piece[column].to_list() for batch in batches for piece in batch.iter_slices(SIZE)):
+            answers = ask(texts)
+            if taken := [name for name in answers[0] if name in rows.collect_schema()]:
+                raise DataError(f"the rows have a column {taken[0]!r} already, as the answers do; rename it")
+            part.write("".join(f"{json.dumps(_flat(answer) if one_text else answer)}\n" for answer in answers).encode())
+            part.flush()
+            os.fsync(part.fileno())
+            done += len(texts)
+            print(f"answered {done:,} of {number:,} rows", flush=True)
 
 
-def _joined(rows: pl.DataFrame, kept: Path, suffix: str) -> pl.DataFrame:
-    """Return the rows with their answers; a list of labels is text in a CSV."""
-    _, *answers = _lines(kept)
-    found = pl.DataFrame(answers, infer_schema_length=None)
-    lists = [name for name, kind in found.schema.items() if kind == pl.List and suffix == ".csv"]
-    found = found.with_columns(pl.Series(name, map(json.dumps, found[name].to_list()), pl.String) for name in lists)
-    if taken := [name for name in found.columns if name in rows.columns]:
-        raise DataError(f"the rows have a column {taken[0]!r} already, as the answers do; rename it")
-    return rows.hstack(found)
+def _flat(answer: dict) -> dict:
+    return {name: json.dumps(value) if isinstance(value, list) else value for name, value in answer.items()}
+
+
+def _done(part) -> int:
+    """Return how many lines an open file holds, and cut off half of one that a killed process left."""
+    part.seek(0)
+    number = whole = 0
+    for line in part:
+        if line.endswith(b"\n"):
+            number, whole = number + 1, whole + len(line)
+    part.truncate(whole)
+    if number:
+        print(f"going on after {number:,} rows", flush=True)
+    return number
