@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from stepladder import records
 from stepladder.report import data as report
 
+READING = {"columns": {"input": "t", "slices": ["a", "b"]}, "note": "guess"}
 HOSTILE = '<script>alert("1")</script> \u202eevil\x1b[31m {{ 7 * 7 }} \u200b&amp;'
 
 
 def summary(rows, task="classification"):
     frame, ledger = records.clean(rows, name="mine", task=task, labels=None)
-    return report.summarise(frame, ledger, name="mine", task=task, reading={"columns": {"input": "t"}, "note": "guess"})
+    return report.summarise(frame, ledger, name="mine", task=task, reading=READING)
 
 
 def rows_of(*inputs):

@@ -40,6 +40,15 @@ def test_rows_are_cut_by_source_length_label_and_any_column_that_has_few_values(
     assert found["fold", "x"].sum() == 60
 
 
+def test_a_column_of_a_persons_own_table_that_holds_only_numbers_is_cut_in_thirds(frames) -> None:
+    ages, codes = [str(row % 30) for row in range(89)] + [None], [f"k{row % 30}" for row in range(90)]
+    rows = records(frames["floor"], age=ages, code=codes, group=[str(row) for row in range(90)])
+    found = {(by, value): inside.sum() for by, value, inside in slices.cuts(rows, "classification") if by != "label"}
+    assert {value: size for (by, value), size in found.items() if by != "length"} == {
+        "0 to 9": 30, "10 to 19": 30, "20 to 29": 29,
+    }  # fmt: skip
+
+
 def test_a_slice_is_scored_as_its_rows_alone_would_be(frames) -> None:
     rows = records(frames["floor"], source=["a", "b", "c"] * 30)
     found = slices.of(frames, rows, BOARD, "floor")

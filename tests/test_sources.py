@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepladder import sources
+from stepladder import records, sources
 from stepladder.errors import ConfigError, DataError
 from stepladder.sources import _strict, bible, csv, hub, jsonl, parquet, speeches, text, vader
 
@@ -187,6 +187,24 @@ def test_a_column_map_keeps_group_time_and_split_and_empty_ones_become_null(tmp_
     columns = {"input": "t", "target": "l", "group": "g", "split": "f"}
     expected = {"input": "a", "target": "b", "group": None, "split": "train"}
     assert list(csv.read(path, columns=columns, delimiter="\t")) == [expected]
+
+
+@pytest.mark.capability(19)
+def test_further_columns_are_kept_to_slice_by_and_no_name_that_is_taken(tmp_path):
+    path = write(tmp_path / "a.csv", "t,l,region,age\na,b,north,007\nc,d,,41\n")
+    columns = {"input": "t", "target": "l", "slices": ["region", "age"]}
+    rows, reading = records.collect(path, source="csv", columns=columns, options={"delimiter": ","})
+    frame, _ = records.clean(rows, name="mine", task="classification", labels=None)
+    assert reading["columns"] == columns and frame.columns == [*records.COLUMNS, "region", "age"]
+    assert frame["region"].to_list() == ["north", None] and frame["age"].to_list() == ["007", "41"]
+    options = {"delimiter": ","}
+    for names, said in (
+        (["regoin"], "a.csv:2: no column for slices. No column named 'regoin'. Did you mean 'region'?"),
+        (["source"], "slices are made by a source of their own; map it, as source: source"),
+        (["length"], "slices are made by a length of their own; rename the column"),
+        (["age", "age"], "data.columns.slices: 'age' comes twice"),
+    ):
+        assert said in refusal(csv.read, path, columns=columns | {"slices": names}, **options)
 
 
 @pytest.mark.capability(19)

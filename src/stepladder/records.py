@@ -219,7 +219,9 @@ def _unique(rows: list[dict], dropped: dict[str, list[str]], task: str) -> list[
 def _frame(rows: list[dict], name: str) -> pl.DataFrame:
     columns = [*COLUMNS, *(name for name in FURTHER if any(name in row for row in rows))]
     values = {column: [row.get(column) for row in rows] for column in columns}
-    frame = pl.DataFrame(values, {name: FURTHER.get(name, pl.String) for name in columns})
+    for column in rows[0].get("slices", ()):
+        values[column] = [row["slices"][column] for row in rows]
+    frame = pl.DataFrame(values, {name: FURTHER.get(name, pl.String) for name in values})
     twice = frame.filter(pl.col("id").is_duplicated())["id"]
     if len(twice):
         raise DataError(f"data set {name}: id {twice[0]!r} is on {twice.eq(twice[0]).sum()} rows; ids must be unique")

@@ -1,7 +1,7 @@
 """Slices: how candidates do on parts of the test rows; by source, length of the input, label, and any other column.
 
 A column of the records makes slices where it has two to twelve values, one of numbers in thirds, so that whatever
-`data.columns` names as source, group or rating shows where a candidate is weak.
+`data.columns` names as source, group, rating or under `slices` shows where a candidate is weak.
 """
 
 from collections.abc import Iterator
@@ -47,6 +47,9 @@ def cuts(rows: pl.DataFrame, task: str) -> Iterator[tuple[str, str, np.ndarray]]
         elif 2 <= column.n_unique() <= MAX_VALUES:
             for value in sorted(column.drop_nulls().unique()):
                 yield name, value, (column == value).fill_null(False).to_numpy()
+        elif name not in records.COLUMNS:  # of a person's own table, where numbers are text
+            numbers = column.cast(pl.Float64, strict=False)
+            yield from _thirds(name, numbers, "") if numbers.null_count() == column.null_count() else ()
     if task in records.LABELLED:
         held = [targets.several(target) if task == "multilabel" else [target] for target in rows["target"]]
         for label in sorted(targets.counts(rows["target"], task)):

@@ -7,30 +7,48 @@ from stepladder.errors import DataError, unknown
 from stepladder.sources import _strict
 
 FIELDS = ("input", "target", "id", "source", "group", "timestamp", "split", "rating")
+SLICES = "slices"  # further columns of the table, kept under their own names
+NAMED = {*FIELDS, "label", "length"}  # names that slices have already
+Columns = dict[str, str | list[str]]
 Value = str | list[str] | None
 Rows = Iterator[tuple[str, dict[str, Value]]]  # ("data/raw/mine.csv:7", {"text": "Great.", "label": "good"})
 
 
-def records(rows: Callable[[], Rows], columns: dict[str, str] | None) -> Iterator[dict]:
+def records(rows: Callable[[], Rows], columns: Columns | None) -> Iterator[dict]:
     """Yield a record for each row, renamed by `columns`, which maps a record's field to a column.
 
-    A target may be a list of texts. An empty one is None, and `empty` says where: a task may allow it.
+    Under `slices` it names further columns, which a record holds under `slices` as they are called. A target may be a
+    list of texts. An empty one is None, and `empty` says where: a task may allow it.
     Raises DataError naming file:row:column for a missing column and for an empty or unreadable field.
     """
-    columns = columns or choose(rows())
+    columns = dict(columns or choose(rows()))
+    further = _further(columns.pop(SLICES, []))
     for name in columns:
         if name not in FIELDS:
-            raise DataError(f"data.columns.{name}: {unknown('field of a record', name, FIELDS)}")
+            raise DataError(f"data.columns.{name}: {unknown('field of a record', name, [*FIELDS, SLICES])}")
     if "input" not in columns:
         raise DataError(f"data.columns: {sorted(columns)} lacks input, the column that the model reads")
     for place, row in rows():
         record = {"target": None} | {name: _value(row, name, column, place) for name, column in columns.items()}
+        if further:
+            record[SLICES] = {column: _value(row, SLICES, column, place) for column in further}
         vacant = "target" in columns and record["target"] is None
         told = f"{place}:{columns['target']}: empty target; fill it in or delete the row" if vacant else ""
         yield record | ({"empty": told} if vacant else {})
 
 
-def choose(rows: Rows, kept: str = "") -> dict[str, str]:
+def _further(names: list[str]) -> list[str]:
+    """Return the columns to slice by; DataError for one that comes twice or is called as a slice is already."""
+    for name in names:
+        if name in NAMED:
+            cure = f"map it, as {name}: {name}" if name in FIELDS else "rename the column"
+            raise DataError(f"data.columns.{SLICES}: slices are made by a {name} of their own; {cure}")
+        if names.count(name) > 1:
+            raise DataError(f"data.columns.{SLICES}: {name!r} comes twice")
+    return names
+
+
+def choose(rows: Rows, kept: str = "") -> Columns:
     """Return the column map of a table that was given none: its own names, else the rule of two columns.
 
     With exactly two columns the one with fewer distinct values is the target. Raises DataError with the line to paste;

@@ -10,12 +10,12 @@ from stepladder.errors import DataError
 from stepladder.sources import _strict, _tables
 
 
-def read(path: Path, *, columns: dict[str, str] | None, delimiter: str) -> Iterator[dict]:
+def read(path: Path, *, columns: _tables.Columns | None, delimiter: str) -> Iterator[dict]:
     """Yield a record for each row of the file; raises DataError naming file:row:column (the header is row 1)."""
     return _tables.records(partial(rows, path, delimiter=delimiter), columns)
 
 
-def columns(path: Path, *, delimiter: str) -> dict[str, str]:
+def columns(path: Path, *, delimiter: str) -> _tables.Columns:
     """Return the column map of a file that was given none; raises DataError with the line to paste."""
     return _tables.choose(rows(path, delimiter=delimiter))
 

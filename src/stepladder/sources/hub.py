@@ -10,7 +10,7 @@ from stepladder.sources import _tables, csv, jsonl, parquet
 KINDS = {".csv": partial(csv.rows, delimiter=","), ".jsonl": jsonl.rows, ".parquet": parquet.rows}
 
 
-def read(path: Path, *, columns: dict[str, str] | None, files: str) -> Iterator[dict]:
+def read(path: Path, *, columns: _tables.Columns | None, files: str) -> Iterator[dict]:
     """Yield a record for each row of the files that match the pattern `files`, such as "**/train*".
 
     Raises DataError naming file:row:column, and when no file matches.
@@ -18,7 +18,7 @@ def read(path: Path, *, columns: dict[str, str] | None, files: str) -> Iterator[
     return _tables.records(partial(rows, path, files=files), columns)
 
 
-def columns(path: Path, *, files: str) -> dict[str, str]:
+def columns(path: Path, *, files: str) -> _tables.Columns:
     """Return the column map of a snapshot that was given none; raises DataError with the line to paste."""
     return _tables.choose(rows(path, files=files), kept="...")
 

@@ -12,12 +12,12 @@ from stepladder.errors import DataError
 from stepladder.sources import _strict, _tables
 
 
-def read(path: Path, *, columns: dict[str, str] | None) -> Iterator[dict]:
+def read(path: Path, *, columns: _tables.Columns | None) -> Iterator[dict]:
     """Yield a record for each line of the file; raises DataError naming file:row:column."""
     return _tables.records(partial(rows, path), columns)
 
 
-def columns(path: Path) -> dict[str, str]:
+def columns(path: Path) -> _tables.Columns:
     """Return the column map of a file that was given none; raises DataError with the line to paste."""
     return _tables.choose(rows(path))
 
