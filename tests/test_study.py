@@ -142,6 +142,12 @@ def test_known_points_come_first_whole_or_in_part(tmp_path):
     assert found[1]["x"] == -2.0
 
 
+def test_a_study_does_not_go_on_after_other_known_points(tmp_path):
+    searched(tmp_path / "a", "tpe", 2, enqueue=({"x": 1.5},))
+    with pytest.raises(ConfigError, match=r"study s begins with \[\{'x': 1.5\}\], not .* take another study_name"):
+        searched(tmp_path / "a", "tpe", 4, enqueue=({"x": 2.5},))
+
+
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
 def test_a_pruner_stops_what_falls_behind_and_a_value_told_twice_is_one(tmp_path, pruner):
     space, plan = spaces.of({"parameters": {"x": "range(16)"}}), study.Plan(0, pruner=pruner, num_checks=9)

@@ -78,17 +78,16 @@ def run(
     Raises what a trial raised where more than the allowed share of trials fail: that one is not told, and tried again
     by the same command.
     """
-    _require_same_space(study, space)
-    points = [*plan.enqueue, *(spaces.grid(space) if plan.sampler == "grid" else ())]
-    for point in points:
-        study.enqueue_trial(spaces.named(space, point), skip_if_exists=True)
-    total = len(points) if plan.n_trials is None else plan.n_trials
-    total = min(total, len(study.trials)) if plan.sampler == "grid" else total
+    known = _known(space, plan)
+    _require_same(study, "searches", space)
+    _require_same(study, "begins with", known)
+    total = len(known) if plan.n_trials is None else plan.n_trials
+    total = min(total, len(known)) if plan.sampler == "grid" else total
     _require_few_failures(finished(study)[:total], total, plan.max_failure_rate * total)
     before, began = len(finished(study)), time.monotonic()
     while (left := total - len(finished(study))) > 0 and seconds(study) < (plan.max_seconds or math.inf):
         free = left if alone else left - workers.num_running(study)
-        asked = _ask(study, space, plan, min(free, batch), total, alone)
+        asked = _ask(study, space, plan, known, min(free, batch), total, alone)
         with workers.holding(study, [trial for trial, _ in asked]):
             _evaluate(study, plan, evaluate, asked, total)
         if not asked:  # others have the rest in hand
@@ -148,8 +147,20 @@ def report(trial, value: float, step: int) -> None:
         raise stopped
 
 
-def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, total: int, alone: bool) -> list:
-    """Return at most so many trials and their points; first those that a dead process had in hand, as they were."""
+def _known(space: list[spaces.Parameter], plan: Plan) -> list[dict]:
+    """Return the points that come before what a sampler draws, each once."""
+    points = [spaces.named(space, each) for each in plan.enqueue]
+    points += [spaces.named(space, each) for each in spaces.grid(space)] if plan.sampler == "grid" else []
+    return [each for place, each in enumerate(points) if each not in points[:place]]
+
+
+def _ask(
+    study, space: list[spaces.Parameter], plan: Plan, known: list[dict], number: int, total: int, alone: bool
+) -> list:
+    """Return at most so many trials and their points; first those that a dead process had in hand, as they were.
+
+    A trial has the known point of its place: no list of them stands in the study, which two workers would both begin.
+    """
     import optuna
 
     asked, running = [], (optuna.trial.TrialState.RUNNING,)
@@ -159,6 +170,9 @@ def _ask(study, space: list[spaces.Parameter], plan: Plan, number: int, total: i
         if not alone and workers.superfluous(study, trial, total):
             break
         study.sampler = samplers.sampler(plan.sampler, plan.seed, trial.number)  # nothing is drawn before this
+        if (place := workers.place(study, trial)) < len(known):
+            study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", known[place])  # as enqueue_trial does
+            trial = optuna.Trial(study, trial._trial_id)
         asked.append((trial, spaces.draw(space, trial)))
     return asked
 
@@ -205,13 +219,13 @@ def _tell(study, trial, outcome, *, spare: float) -> Exception | None:
     return None
 
 
-def _require_same_space(study, space: list[spaces.Parameter]) -> None:
-    """Raise ConfigError where the trials of a study were drawn from another space."""
-    told = repr(space)
-    if study.user_attrs.get("space", told) != told:
+def _require_same(study, what: str, said: list) -> None:
+    """Raise ConfigError where the trials of a study were drawn from another space, or after other known points."""
+    told = repr(said)
+    if (before := study.user_attrs.get(what, told)) != told:
         cure = "take another study_name, or begin anew (resume=false)"
-        raise ConfigError(f"study {study.study_name} searches {study.user_attrs['space']}, not {told}; {cure}")
-    study.set_user_attr("space", told)
+        raise ConfigError(f"study {study.study_name} {what} {before}, not {told}; {cure}")
+    study.set_user_attr(what, told)
 
 
 def _require_few_failures(trials: list, total: int, spare: float) -> None:

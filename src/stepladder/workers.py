@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from stepladder.storages import BEAT_S, quiet
 
 WAIT_S = 2.0  # between two looks at trials that others have in hand
+SUPERFLUOUS = "superfluous"
+BEGUN_BEFORE = "failed_trial"  # Optuna's name for the number under which a trial was first begun
 
 
 def counts(trial) -> bool:
@@ -30,16 +32,22 @@ def num_running(study) -> int:
 
 
 def superfluous(study, trial, total: int) -> bool:
-    """Give a trial up that two workers asked for at once: one too many, or a known point that was put in twice."""
+    """Give a trial up where others asked for the last one at the same moment: it is one too many."""
     import optuna
 
-    earlier = [each for each in study.get_trials(deepcopy=False)[: trial.number] if counts(each)]
-    points = [each.system_attrs.get("fixed_params") for each in earlier]
-    own = study._storage.get_trial(trial._trial_id).system_attrs.get("fixed_params")
-    if len(earlier) < total and (own is None or own not in points):
+    if sum(map(counts, study.get_trials(deepcopy=False)[: trial.number])) < total:
         return False
+    trial.set_user_attr(SUPERFLUOUS, True)
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return True
+
+
+def place(study, trial) -> int:
+    """Return which trial of its study one is, counted from 0: as often as it is begun again, it stays the same."""
+    trials = study.get_trials(deepcopy=False)
+    first = trials[trial.number].system_attrs.get(BEGUN_BEFORE, trial.number)
+    apart = (BEGUN_BEFORE in each.system_attrs or SUPERFLUOUS in each.user_attrs for each in trials[:first])
+    return first - sum(apart)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from tests.stories.conftest import baselines, new_project  # noqa: F401  fixtures
 
 HERE = Path(__file__).parent
+POSTGRES = HERE / "postgres.sh"
 SLURM = "slurm-wlm slurmdbd munge mariadb-server"
 
 
@@ -32,16 +33,27 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of an empty database of a server that was started for this session."""
+def server() -> Iterator[tuple[str, Path]]:
+    """The URL of an empty database of a server that was started for this session, and its folder."""
     needs("psycopg", "/usr/lib/postgresql/*/bin/pg_ctl", extra="postgres", debian="postgresql")
     folder = Path(tempfile.mkdtemp(prefix="stepladder-")) / "postgres"
     folder.parent.chmod(0o755)  # the server's user walks through it
-    script = HERE / "postgres.sh"
-    done = subprocess.run([script, "start", folder, str(free_port())], stdout=subprocess.PIPE, text=True, check=True)
-    yield done.stdout.strip()
-    subprocess.run([script, "stop", folder], check=True)
+    words = ["start", folder, str(free_port())]
+    done = subprocess.run([POSTGRES, *words], stdout=subprocess.PIPE, text=True, check=True)
+    yield done.stdout.strip(), folder
+    subprocess.run([POSTGRES, "stop", folder], check=True)
     folder.parent.rmdir()
+
+
+@pytest.fixture
+def postgres(server) -> str:
+    return server[0]
+
+
+@pytest.fixture
+def restart(server) -> Callable[[], None]:
+    """Start the server of the database again, which ends all connections to it."""
+    return lambda: subprocess.run([POSTGRES, "restart", server[1]], check=True)
 
 
 @pytest.fixture(scope="session")

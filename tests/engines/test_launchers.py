@@ -129,3 +129,23 @@ def test_ray_tries_a_trial_again_whose_worker_is_killed(tmp_path: Path):
     said, _ = sweep.communicate()
     assert sweep.returncode == 0 and "trial 2 of 2" in said, said
     assert len(crew.tried()) == 3 and len({where for _, where in crew.tried()}) == 2
+
+
+@pytest.mark.skipif(find_spec(MODULES["ray"]) is None, reason="wants pip install -e '.[ray]'")
+def test_ctrl_c_ends_what_runs_on_ray_and_the_same_command_goes_on(tmp_path: Path):
+    crew = Crew(tmp_path, str(tmp_path / "study.log"), n_trials=4, n_jobs=2)
+    words = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+    sweep = crew.start(*words, "seconds=60")
+    crew.until(2)
+    sweep.send_signal(signal.SIGINT)
+    sweep.communicate()
+    assert sweep.returncode
+    begun, deadline = [process for process, _ in crew.tried()], time.monotonic() + 30
+    while left := [process for process in begun if Path(f"/proc/{process}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    after = crew.start(*words, "seconds=0")
+    said, _ = after.communicate()
+    assert after.returncode == 0 and "trial 4 of 4" in said, said
+    points = [where for _, where in crew.tried()]
+    assert len({*points}) == 4 and len(points) == 6, "what was in hand is tried again, the same points"

@@ -97,6 +97,41 @@ def test_a_killed_worker_costs_no_trial_and_none_is_made_twice(postgres, tmp_pat
     assert len(crew.tried()) == NUM_TRIALS + 1, "the same command tries nothing more"
 
 
+def test_workers_share_the_points_of_a_grid_of_which_one_is_killed(postgres, tmp_path):
+    params = {"x": "choice(1,2,3,4,5)", "y": "choice(-1,0,1)"}
+    crew = Crew(tmp_path, postgres, study_name="grid", sampler="grid", params=params)
+    workers = [crew.start() for _ in range(3)]
+    crew.until(4)
+    crew.until(sum(process == workers[0].pid for process, _ in crew.tried()) + 1, by=workers[0])  # it is within one
+    workers[0].send_signal(signal.SIGKILL)
+    said = [worker.communicate()[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0], said
+    made = trials_of(postgres, "grid")
+    points = [f"{float(x)} {float(y)}" for x in range(1, 6) for y in (-1, 0, 1)]
+    complete = [trial for trial in made if trial.state.name == "COMPLETE"]
+    (lost,) = [trial for trial in made if trial.state.name == "FAIL" and trial.params]
+    begun = Counter(where for _, where in crew.tried())
+    place = " ".join(str(float(lost.params[key])) for key in "xy")
+    assert len(complete) == 15 and begun == Counter(points) + Counter([place]), "each point once, the lost one again"
+    other = crew.start("x=choice(1,2)")
+    assert "study grid searches" in other.communicate()[0] and other.returncode
+
+
+def test_a_database_that_is_started_again_costs_no_trial(postgres, restart, tmp_path):
+    crew = Crew(tmp_path, postgres, study_name="restarted", n_trials=12)
+    workers = [crew.start() for _ in range(2)]
+    crew.until(4)
+    restart()
+    said = [worker.communicate()[0] for worker in workers]
+    after = crew.start()
+    told = after.communicate()[0]
+    assert after.returncode == 0, (told, said)
+    complete = [trial for trial in trials_of(postgres, "restarted") if trial.state.name == "COMPLETE"]
+    assert len(complete) == 12 and len({point(trial) for trial in complete}) == 12
+    again = sum(Counter(where for _, where in crew.tried()).values()) - 12
+    assert again <= 2, "what a worker had in hand at most is begun again"
+
+
 def test_what_an_interrupted_worker_has_in_hand_waits_for_the_next_at_once(postgres, tmp_path):
     crew = Crew(tmp_path, postgres, study_name="interrupted", n_trials=4)
     worker = crew.start("seconds=30")

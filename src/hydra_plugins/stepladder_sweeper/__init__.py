@@ -73,15 +73,12 @@ class StudySweeper(Sweeper):
         Raises ConfigError for what cannot be searched, and what a job raised where too many fail.
         """
         from stepladder import storages, study
-        from stepladder.errors import ConfigError
 
         space, fixed = self._space(arguments)
         own = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
         plan = self._plan(space, own)
         name = self.settings.study_name or self._name(arguments, plan, own)
         place = storages.where(self.settings.storage, name)
-        if plan.sampler == "grid" and isinstance(place, str):
-            raise ConfigError(f"{place}: a database does not keep the points of a grid in order; take a journal file")
         told = {"hydra.sweeper.storage": str(place), "hydra.sweeper.study_name": name} if plan.pruner != "none" else {}
         evaluate = partial(self._launched, [*fixed, *_overrides(told)])  # a job that may be pruned knows its study
         folder = Path(self.config.hydra.sweep.dir)
