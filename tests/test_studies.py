@@ -7,6 +7,7 @@ import pytest
 from stepladder import leaderboard
 from studies.domains import table as domains
 from studies.forgetting import table as forgetting
+from studies.methods import table as methods
 from tests.test_leaderboard import story
 
 GAIN = {"value": -0.02, "low": -0.03, "high": -0.01, "num_items": 100}
@@ -34,6 +35,16 @@ def test_what_was_forgotten_stands_beside_what_was_learnt(board, tmp_path):
     assert "| full | 0.870 | -0.0200 | -0.0300 to -0.0100 | +0.010 |" in shown and "400 test rows, 1.1000 bits" in shown
     forgetting.picture(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_a_method_made_another_model_forget_stands_in_its_row():
+    row = {"accuracy": 0.8, "interval": (0.7, 0.9), "difference": None, "num_seeds": 3, "deviation": 0.01,
+           "num_trained_parameters": 770, "cpu_seconds": 14.2}  # fmt: skip
+    forgotten = [{"method": "lora", "bits_per_byte": RISKS["retention"], "openbookqa": RISKS["openbookqa"]}]
+    rows = methods.with_forgetting([row | {"method": "lora"}, row | {"method": "frozen"}], forgotten)
+    _, _, lora, frozen = methods.markdown(rows).splitlines()
+    assert lora.endswith("| 770 | 14 | -0.020 (-0.030 to -0.010) | +0.010 (-0.030 to +0.040) |")
+    assert frozen.endswith("| 770 | 14 | - | - |")
 
 
 def test_each_domain_has_its_score_and_the_union_its_lead(board, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 FITS, MADE = Path("studies/methods/fits"), Path("docs/methods")
+FORGOTTEN = Path("docs/forgetting.json")  # of SmolLM2, since no general text can be put to a MiniLM
 NUM_RESAMPLES, CONFIDENCE, SEED = 4000, 0.95, 7
 CONTROL = "frozen"
 PLACES = (4, -10, 16, -22)  # of names above and below their dots, in turn: neighbours have as many parameters
@@ -21,7 +22,7 @@ PLACES = (4, -10, 16, -22)  # of names above and below their dots, in turn: neig
 
 def main() -> None:
     """Read every fit and write the table as JSON, Markdown and a picture."""
-    rows = table(FITS)
+    rows = with_forgetting(table(FITS), json.loads(FORGOTTEN.read_text()))
     MADE.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     MADE.with_suffix(".md").write_text(markdown(rows))
     picture(rows, MADE.with_suffix(".png"))
@@ -36,6 +37,12 @@ def table(folder: Path) -> list[dict]:
     control = right.get(CONTROL)
     rows = [_row(method, fits[method], hits, control) for method, hits in right.items()]
     return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def with_forgetting(rows: list[dict], forgotten: list[dict]) -> list[dict]:
+    """Return the rows with what each method made SmolLM2 forget: None where that cannot be asked."""
+    found = {row["method"]: {key: row[key] for key in ("bits_per_byte", "openbookqa")} for row in forgotten}
+    return [row | {"forgetting": found.get(row["method"])} for row in rows]
 
 
 def interval(hits: np.ndarray, control: np.ndarray | None = None) -> tuple[float, float]:
@@ -57,8 +64,9 @@ def interval(hits: np.ndarray, control: np.ndarray | None = None) -> tuple[float
 def markdown(rows: list[dict]) -> str:
     """Return the rows as a table of Markdown."""
     lines = [
-        "| method | val accuracy | 95 % interval | over frozen, 95 % | seeds (s.d.) | trained | CPU-seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| method | val accuracy | 95 % interval | over frozen, 95 % | seeds (s.d.) | trained | CPU-seconds "
+        "| SmolLM2: bits per byte of general text, 95 % | OpenBookQA, 95 % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["difference"] or (None, None)
@@ -66,8 +74,17 @@ def markdown(rows: list[dict]) -> str:
         ends = "{:.3f} to {:.3f}".format(*row["interval"])
         seeds = f"{row['num_seeds']} ({row['deviation']:.3f})"
         numbers = f"{row['num_trained_parameters']:,} | {row['cpu_seconds']:.0f}"
-        lines.append(f"| {row['method']} | {row['accuracy']:.3f} | {ends} | {gain} | {seeds} | {numbers} |")
+        cells = [row["method"], f"{row['accuracy']:.3f}", ends, gain, seeds, numbers, *_forgotten(row["forgetting"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _forgotten(found: dict | None) -> list[str]:
+    """Return what was gained in general text and in questions: what is below zero was forgotten."""
+    if found is None:
+        return ["-", "-"]
+    text, questions = found["bits_per_byte"]["gain"], found["openbookqa"]["accuracy_gain"]
+    return [f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" for gain in (text, questions)]
 
 
 def picture(rows: list[dict], file: Path) -> None:
