@@ -17,6 +17,7 @@ ROWS = {
     number: dict(zip(("name", "asked"), row, strict=True))
     for number, row in yaml.safe_load((Path(__file__).parent / "capabilities.yaml").read_text()).items()
 }
+MARK = "capability"
 HEAD = """# Capabilities
 
 Made by `make capabilities`: a row is proven when every test that carries its number ran and passed.
@@ -37,14 +38,12 @@ class Capabilities:
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         for row in named(item):
             assert row in ROWS, f"{item.nodeid}: no row {row} in tests/capabilities.yaml"
+            item.user_properties.append((MARK, row))  # which a report brings along, also from another process
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):
-        report = yield
-        for row in named(item):
-            passed = self.outcomes[row].get(item.nodeid, True)
-            self.outcomes[row][item.nodeid] = passed and report.outcome == "passed"
-        return report
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for row in (value for key, value in report.user_properties if key == MARK):
+            passed = self.outcomes[row].get(report.nodeid, True)
+            self.outcomes[row][report.nodeid] = passed and report.outcome == "passed"
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
         if self.path:
@@ -60,7 +59,7 @@ class Capabilities:
         found = []
         for number, row in ROWS.items():
             outcomes = self.outcomes.get(number, {})
-            tests = dict.fromkeys(node.partition("[")[0] for node in outcomes)
+            tests = sorted({node.partition("[")[0] for node in outcomes})
             proven = bool(outcomes) and all(outcomes.values())
             found.append({"row": number, "name": row["name"], "proven": proven, "test": " ".join(tests)})
         return found
@@ -78,4 +77,4 @@ def page(table: list[dict]) -> str:
 
 def named(item: pytest.Item) -> list[int]:
     """Return the rows that a test shows."""
-    return sorted({row for mark in item.iter_markers("capability") for row in mark.args})
+    return sorted({row for mark in item.iter_markers(MARK) for row in mark.args})

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 FAULTS = yaml.safe_load((Path(__file__).parent / "faults" / "faults.yaml").read_text())
+MARK = "fault"
 LOST = ("rows_lost", "metrics_lost", "checkpoints_lost", "models_lost", "tracebacks")
 COUNTED = (*LOST, "resumes", "bit_exact_resumes")
 
@@ -30,18 +31,20 @@ class Scoreboard:
         for name in named(item):
             assert name in FAULTS, f"{item.nodeid}: no fault {name} in tests/faults/faults.yaml"
             item.extra_keyword_matches.add(name)
+            item.user_properties.append((MARK, name))  # which a report brings along, also from another process
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):
-        report = yield
-        if names := named(item):
-            held = self.outcomes[item.nodeid]
-            held["faults"] = names
-            held["passed"] = held.get("passed", True) and report.outcome == "passed"
-            held["ran"] = held.get("ran", False) or report.when == "call"
-            if report.when == "teardown":
-                self.counts.update({key: value for key, value in report.user_properties if key in COUNTED})
-        return report
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        names = [value for key, value in report.user_properties if key == MARK]
+        if not names:
+            return
+        held = self.outcomes[report.nodeid]
+        held["faults"] = names
+        held["passed"] = held.get("passed", True) and report.outcome == "passed"
+        held["ran"] = held.get("ran", False) or report.when == "call"
+        if report.when == "teardown":
+            for key, value in report.user_properties:
+                if key in COUNTED:
+                    self.counts[key] += value
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
         if not self.outcomes:
@@ -78,7 +81,7 @@ class Scoreboard:
 
 def named(item: pytest.Item) -> list[str]:
     """Return the ids of the faults that a test injects."""
-    return sorted({name for mark in item.iter_markers("fault") for name in mark.args})
+    return sorted({name for mark in item.iter_markers(MARK) for name in mark.args})
 
 
 @pytest.fixture

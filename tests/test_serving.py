@@ -89,7 +89,7 @@ def require_equal(columns: dict, name: str, made) -> None:  # noqa: F811
     fault, moved = equality.difference(measured, served(columns, rows, task), **options)
     if "bf16" in precision:  # of twelve rows one may be moved over the line
         shares = [predictions.matrix(each) for each in (measured, served(columns, rows, task))]
-        assert len(moved) <= 1 and abs(shares[0] - shares[1]).max() < equality.MOVED
+        assert len(moved) <= 1 and abs(shares[0] - shares[1]).max(axis=1).mean() < equality.MEAN_MOVED
     else:
         assert (fault, moved) == (None, [])
 
@@ -174,7 +174,10 @@ def test_a_head_that_leans_elsewhere_is_another_model_although_its_answers_are_t
     measured, weaker = classified(SHARES), classified(0.5 + 0.01 * (SHARES - 0.5))
     assert measured["answer"].equals(weaker["answer"])
     fault, moved = equality.difference(measured, weaker, metric="accuracy", precision=precision)
-    assert fault.endswith("(not r0, r1, r2, r3, r4)") and len(moved) > 200
+    if precision == "32-true":
+        assert fault.endswith("(not r0, r1, r2, r3, r4)") and len(moved) > 200
+    else:
+        assert fault.startswith("shares differ by 0.2") and moved == []
     assert equality.difference(measured, measured, metric="accuracy", precision=precision) == (None, [])
 
 
@@ -189,6 +192,18 @@ def test_one_row_of_many_is_another_answer_in_float32_and_one_that_the_batch_mov
     assert equality.difference(measured, moved, metric="accuracy", precision="bf16-mixed") == (None, ["r7"])
     half = [frame.head(128) for frame in (measured, moved)]  # of fewer rows one is more than half a point
     assert equality.difference(*half, metric="accuracy", precision="bf16-mixed")[0].startswith("only 99.2%")
+
+
+def test_bf16_may_move_a_share_far_in_some_rows_and_little_in_all():
+    """As in SmolLM2 with a LoRA, whose rows move by .004 on average and .06 at most with their batch."""
+
+    def difference(gaps: np.ndarray) -> str | None:
+        before, after = classified(SHARES), classified(np.clip(SHARES + gaps, 0, 1))
+        after = after.with_columns(answer=before["answer"], target=before["target"])
+        return equality.difference(before, after, metric="accuracy", precision="bf16-mixed")[0]
+
+    some = np.where(np.arange(256) % 32, 0.003, 0.06)
+    assert difference(some) is None and difference(4 * some).startswith("shares differ by 0.01")
 
 
 def test_a_tie_may_fall_to_either_label_and_a_text_in_two_hundred_may_differ():
