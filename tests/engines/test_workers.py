@@ -64,7 +64,11 @@ class Crew:
 
 
 def trials_of(storage: str, name: str) -> list:
-    return study.open_study(storage, name, study.Plan(0)).get_trials(deepcopy=False)
+    found = study.open_study(storage, name, study.Plan(0))
+    trials = found.get_trials()
+    found._storage.remove_session()
+    found._storage._backend.engine.dispose()  # an open connection would be warned of when the tests end
+    return trials
 
 
 def point(trial) -> str:
