@@ -9,7 +9,7 @@
 # make bare-stack   twenty groups of faults in the plain libraries and in this pipeline, into docs/bare_stack.md
 # make judge   exported models asked by the LM Evaluation Harness over the same test rows, the page by axe-core
 # make study   every method on the same rows at three seeds, in a clone: docs/methods.md and .png (hours on a slow core)
-# make study-forgetting   what each method makes a language model forget: docs/forgetting.md (half an hour)
+# make study-forgetting   what each method makes a language model forget: docs/forgetting.md (two hours)
 # make study-domains   an adapter for each of three domains, combined, against one on their union: docs/domains.md
 # make bench   after make run: every job beside what a user would pick instead, into benchmarks/results/ (minutes)
 # make bench-full     the same over five rounds, at two threads as well, then whole epochs of three seeds (hours)

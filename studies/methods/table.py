@@ -40,7 +40,7 @@ def table(folder: Path) -> list[dict]:
 
 
 def with_forgetting(rows: list[dict], forgotten: list[dict]) -> list[dict]:
-    """Return the rows with what each method made SmolLM2 forget: None where that cannot be asked."""
+    """Return the rows with what each method made SmolLM2 forget: None where that was not, or cannot be, asked."""
     found = {row["method"]: {key: row[key] for key in ("bits_per_byte", "openbookqa")} for row in forgotten}
     return [row | {"forgetting": found.get(row["method"])} for row in rows]
 

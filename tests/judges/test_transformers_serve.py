@@ -27,7 +27,7 @@ def served(tiny: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder, log = str(tiny / "chat"), tmp_path / "serve.txt"
+    folder, log = str(_writing(tiny / "chat", tmp_path / "chat")), tmp_path / "serve.txt"
     command = [Path(sys.executable).with_name("transformers"), "serve", folder, "--host", "127.0.0.1", "--port"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with log.open("w") as said:
@@ -48,23 +48,38 @@ def served(tiny: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
         server.wait()
 
 
-def test_a_model_behind_an_api_writes_what_it_writes_here(served, tiny, choose, tmp_path, monkeypatch):
+def _writing(tiny: Path, folder: Path) -> Path:
+    """Return a folder with the tiny model, which would write white space alone, taught to write letters."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, words = (kind.from_pretrained(tiny) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    others = [token for token in range(len(words)) if not words.decode([token]).strip().isalpha()]
+    model.get_output_embeddings().weight.data[others] = 0
+    for weight in model.model.layers.parameters():
+        weight.data *= 1 if weight.ndim == 1 else 2  # more of what it writes depends on what it reads
+    for each in (model, words):
+        each.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("instruction", ["Go on.", None])
+def test_a_model_behind_an_api_writes_what_it_writes_here(instruction, served, tiny, choose, tmp_path, monkeypatch):
     from stepladder import levels
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     url, model = served
     limits = {"concurrency": 2, "requests_per_minute": None, "timeout_s": 60, "retries": 1, "max_tokens": None}
-    rows = sentences(24).with_columns(target=pl.lit("one line"))
-    chat = {"name": "chat", "num_shots": 2}
+    rows = sentences(24).with_columns(target=pl.lit("two\nlines"))
+    chat = {"name": "chat", "num_shots": 0}
     here = choose(
         "prompt", "chat", task="generation", prompt=chat, decoding={"max_new_tokens": 12}, trainer={"max_length": 256}
     )
-    here["task"]["instruction"] = "Go on."
+    here["task"]["instruction"] = instruction
     api = {"name": "api", "kind": "remote", "url": url, "id": model, "key": None, "private": True, "limits": limits}
     api |= {"options": {"temperature": 0.0, "max_tokens": 12}, "top_logprobs": None, "max_invalid": 1.0}
     there = here | {"model": api, "decoding": None}
     answers = []
-    for sections, base in ((here, tiny / "chat"), (there, None)):
+    for sections, base in ((here, Path(model)), (there, None)):
         level = levels.load("prompt")(sections, base=base)
         level.fit(rows, rows, state=tmp_path / "fit", log=print)
         level.save(tmp_path / sections["model"]["name"])
