@@ -170,7 +170,8 @@ def test_what_a_level_answered_on_val_while_it_was_fitted_is_what_it_predicts(na
     unwritten = task == "generation" and changes.get("trainer", {}).get("monitor", "loss") == "loss"
     assert (level.validated is None) == (CASES[name][0] in ("baseline", "prompt") or unwritten)
     if level.validated is not None:
-        assert level.validated.equals(level.predict(data(task, 12, seed=1)))
+        again = level.predict(data(task, 12, seed=1))  # rows of kept features stand in another order
+        assert_frame_equal(level.validated, again, check_exact=False, abs_tol=1e-6, rel_tol=0)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[0] == "finetune"])

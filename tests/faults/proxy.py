@@ -28,6 +28,7 @@ class Proxy:
     def __init__(self, port: int):
         self.upstream, self.fault, self.cut, self.seen = port, None, None, Counter()
         self.held: list[socket.socket] = []
+        self.lock = threading.Lock()
         self.listener = self._listen(0)
         self.port = self.listener.getsockname()[1]
 
@@ -46,7 +47,8 @@ class Proxy:
         assert fault in (None, *FAULTS)
         if self.fault == "down" != fault:
             self.listener = self._listen(self.port)
-        self.fault = fault
+        with self.lock:  # a connection is either held, and ended here, or begins under the fault
+            self.fault = fault
         for held in [*self.held, *([self.listener] if fault == "down" else [])] if fault else []:
             with contextlib.suppress(OSError):
                 held.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
@@ -65,12 +67,16 @@ class Proxy:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = listener.accept()
-                self.seen[self.fault] += 1
-                self.held.append(client)
-                threading.Thread(target=self._answer, args=(client, self.fault), daemon=True).start()
+                with self.lock:
+                    fault = self.fault
+                    self.seen[fault] += 1
+                    self.held.append(client)
+                threading.Thread(target=self._answer, args=(client, fault), daemon=True).start()
 
     def _answer(self, client: socket.socket, fault: str | None) -> None:
         with contextlib.suppress(OSError), client:
+            if fault == "down":
+                return
             if fault in ("500", "503", "429"):
                 client.recv(SIZE)
                 client.sendall(REFUSAL.format(fault).encode())
