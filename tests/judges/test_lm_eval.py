@@ -17,6 +17,7 @@ from tests.test_levels import PRETRAIN
 
 pytestmark = [pytest.mark.judge, pytest.mark.slow]
 NATS = 1e-4  # in float32
+DATA = "reviews"  # of params.yaml
 SHOT = {"num_shots": 1}
 CASES = {
     "zero_shot": ("prompt", "llama", {}),
@@ -107,3 +108,21 @@ def test_the_harness_sees_that_another_model_was_exported(tiny, choose, tmp_path
     made.answerer.export(tmp_path / "exported")
     rows = judged(tmp_path / "exported", file, objective.prompt, objective.labels)
     assert [row["acc"] for row in rows] != right.cast(pl.Float64).to_list()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["zero_shot", "lora_smollm2", "scratch"])
+def test_the_harness_gives_the_answers_of_the_models_that_make_run_left(name, tmp_path):
+    from stepladder import answering
+
+    if not Path("models", name).is_dir():
+        pytest.skip("wants the models of make run")
+    made = answering.load(Path("models", name)).merged()
+    told = made.description["inference"] | {"precision": "32-true"}
+    exact = answering.Answerer(made.model.float(), made.tokenizer, made.description | {"inference": told})
+    test, file = records.read(f"data/{DATA}/test.parquet").head(200), tmp_path / "test.parquet"
+    test.select("id", "input", "target").write_parquet(file)
+    ours = exact.predict(test)
+    exact.export(tmp_path / "exported")
+    rows = judged(tmp_path / "exported", file, exact.objective.prompt, exact.objective.labels)
+    assert [row["acc"] for row in rows] == (ours["answer"] == ours["target"]).cast(pl.Float64).to_list()
