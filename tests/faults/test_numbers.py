@@ -263,7 +263,7 @@ def fit_within(state, megabytes: int, forecast: bool) -> None:
 @pytest.mark.fault("C2")
 @pytest.mark.parametrize(("forecast", "said"), [(True, "batches are computed in"), (False, "out of memory: batches")])
 def test_a_real_limit_of_memory_is_met_by_parts_foreseen_or_not(forecast, said, workshop, tmp_path):
-    stage = workshop.call(fit_within, tmp_path, 450, forecast)
+    stage = workshop.call(fit_within, tmp_path, 540, forecast)  # oneDNN keeps some for each shape it met
     assert stage.wait() == 0, stage.said
     assert said in stage.said
 
